@@ -1,0 +1,219 @@
+"""The method, top to bottom: backbone -> stage -> stage -> classifier -> evaluation -> report."""
+
+import json
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from cxr_jax import parallel, provenance, report
+from cxr_jax import state as states
+from cxr_jax.evaluate import gallery_arrays, predict
+from cxr_jax.metrics import attention_figures, classification_figures
+from cxr_jax.models.backbone import build_backbone
+from cxr_jax.models.torch_weights import load_resnet
+from cxr_jax.plan import Plan, make_plan
+from cxr_jax.stage import Outcome, run_stage, stage_seed
+from cxr_jax.stage_store import write_json
+from data_pipelines.errors import UserError
+from data_pipelines.loader import PreparedData, open_prepared
+
+DATA_DIR = 'data'  # where prepared sets lie unless named
+RUN_FILE = 'run.json'
+RESULTS_FILE = 'results.json'
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: str = '') -> dict:
+    """Trains and evaluates the curriculum of `config`; returns the results of results.json.
+
+    Finished stages come from the store, a finished run from `workdir`. Raises UserError for what
+    the user has to change and Interrupted after saving on SIGTERM.
+    """
+    # 1. The data, and everything that can be decided or refused without training.
+    config = ConfigDict(config.to_dict())
+    data = open_prepared(config.data.dir or DATA_DIR, config.data.name, config.data.size)
+    mesh = parallel.data_mesh()
+    plan = make_plan(config, data, mesh.size)
+    found = claim_workdir(workdir, config, data)
+    if found:
+        print(report.format_table(found))
+        return found
+    announce(config, plan, data, mesh)
+
+    # 2. The backbone, fresh or from the named weights.
+    contract = data.contract(config.data.region)
+    backbone = build_backbone(config.backbone, contract['mean'], contract['std'])
+    parent = initial_backbone(config, backbone, plan.stages[0].task.image_size)
+
+    # 3. The stages: each starts from the backbone that the one before it left.
+    store = pathlib.Path(config.store) if config.store else workdir.parent / 'stages'
+    outcomes: list[Outcome] = []
+    for stage in plan.stages:
+        record = origin(config, data, plan.notes[stage.name])
+        outcome = run_stage(stage, backbone, parent, data, mesh, store, record)
+        announce_stage(outcome)
+        parent = states.hand_over_backbone(outcome.backbone(), parent, f'stage {stage.name}')
+        outcomes.append(outcome)
+
+    # 4. The classifier on every test image.
+    classifier = plan.stages[-1].task
+    predictions = predict(
+        classifier, backbone, outcomes[-1].variables, data, mesh, config.data.region, 'test',
+        config.eval.batch_size,
+    )  # fmt: skip
+
+    # 5. The report.
+    results = assemble(config, plan, outcomes, data, predictions, workdir, banner, command)
+    chosen = report.choose_examples(predictions.probabilities, predictions.labels)
+    report.write_report(
+        workdir,
+        results,
+        curves=[outcome.metrics for outcome in outcomes],
+        predictions={'probabilities': predictions.probabilities, 'labels': predictions.labels},
+        gallery=gallery_arrays(predictions, chosen, classifier, data, config.data.region, 'test'),
+    )
+    print(report.format_table(results))
+    return results
+
+
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict, data: PreparedData) -> dict | None:
+    """Results if this very run is finished there; UserError if the workdir is another run's."""
+    identity = {'config': provenance.plain(config.to_dict()), 'data': data.fingerprint}
+    path = workdir / RUN_FILE
+    if path.is_file():
+        before = json.loads(path.read_text())
+        differences = _differences(before, identity)
+        if differences:
+            raise UserError(
+                f'{workdir} holds a run with other settings or data, which this one would '
+                f'overwrite; give another --workdir, or delete it. (There, here):\n{differences}'
+            )
+        results = workdir / RESULTS_FILE
+        if results.is_file():
+            return json.loads(results.read_text())
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, identity)
+    return None
+
+
+def _differences(before: dict, now: dict) -> str:
+    old, new = _flat(before), _flat(now)
+    return '\n'.join(
+        f'  {name}: {old.get(name)!r}, {new.get(name)!r}'
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    )
+
+
+def _flat(tree: dict, prefix: str = '') -> dict:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f'{prefix}{name}.')
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def initial_backbone(config: ConfigDict, backbone, size: int) -> dict:
+    """{'params', 'batch_stats'} at the start of the curriculum."""
+    key = jax.random.key(stage_seed(config.seed, 'backbone'))
+    if not config.backbone.weights:
+        params, batch_stats = jax.jit(backbone.init, static_argnums=1)(key, size)
+    else:
+        params, batch_stats = jax.eval_shape(lambda: backbone.init(key, size))
+        params, batch_stats = load_resnet(config.backbone.weights, params, batch_stats)
+    return {'params': params, 'batch_stats': batch_stats}
+
+
+def origin(config: ConfigDict, data: PreparedData, notes: list[str]) -> dict:
+    """What every stage records of where it comes from."""
+    return {
+        'config': provenance.plain(config.to_dict()),
+        'notes': notes,
+        'versions': provenance.versions(),
+        'git': provenance.git_state(),
+        'device': provenance.devices(),
+        'data': {'name': data.name, 'fingerprint': data.fingerprint},
+    }
+
+
+def announce(config: ConfigDict, plan: Plan, data: PreparedData, mesh) -> None:
+    """What is about to run, with every value that was chosen for the user."""
+    names = ' -> '.join(stage.name for stage in plan.stages)
+    print(f'{names} on {data.name} ({data.counts["train"]} training images), {mesh.size} device(s)')
+    for stage in plan.stages:
+        for note in plan.notes[stage.name]:
+            print(f'  {stage.name}: {note}')
+
+
+def announce_stage(outcome: Outcome) -> None:
+    manifest = outcome.manifest
+    state = 'found finished' if outcome.reused else f'trained in {manifest["wall_seconds"]:.0f} s'
+    metrics = ', '.join(f'{k} {v:.4g}' for k, v in manifest['final_metrics'].items())
+    print(f'{manifest["task"]}: {state} ({metrics})', flush=True)
+
+
+def assemble(
+    config: ConfigDict, plan: Plan, outcomes: list[Outcome], data: PreparedData, predictions,
+    workdir: pathlib.Path, banner: str, command: str,
+) -> dict:  # fmt: skip
+    """Everything that the report shows, in the schema of cxr_jax.report."""
+    labelled = predictions.labels >= 0
+    seed, resamples = config.seed, config.eval.resamples
+    rows = [v[labelled] for v in (predictions.labels, predictions.patients)]
+    backbone = config.backbone
+    return {
+        'name': workdir.name,
+        'banner': banner,
+        'curriculum': [stage.name for stage in plan.stages],
+        'preset': config.preset,
+        'region': config.data.region,
+        'seed': seed,
+        'command': command,
+        'backbone': f'ResNet-{backbone.depth}, width {backbone.width}, {backbone.channels} channel',
+        'data': {
+            'name': data.name,
+            'fingerprint': data.fingerprint,
+            'size': data.size,
+            'classes': list(data.classes),
+            'counts': data.counts,
+            'class_counts': data.class_counts,
+            'has_patient_ids': data.has_patient_ids,
+        },
+        'stages': [
+            _stage_row(stage, outcome, plan.notes[stage.name])
+            for stage, outcome in zip(plan.stages, outcomes, strict=True)
+        ],
+        'test': classification_figures(
+            predictions.probabilities[labelled], *rows, data.classes, seed, resamples
+        ),
+        'attention': attention_figures(
+            predictions.ail[labelled], predictions.lung_area[labelled], *rows, data.classes, seed,
+            resamples,
+        ),
+        'params_sha256': outcomes[-1].manifest['sha256'],
+        'versions': provenance.versions(),
+        'device': provenance.devices(),
+    }  # fmt: skip
+
+
+def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
+    manifest = outcome.manifest
+    return {
+        'task': stage.name,
+        'key': stage.key,
+        'parent_key': stage.parent_key or '',
+        'epochs': stage.config.epochs,
+        'steps': manifest['steps'],
+        'batch_size': stage.config.batch_size,
+        'learning_rate': stage.config.optimizer.lr,
+        'wall_seconds': manifest['wall_seconds'],
+        'images_per_second': manifest['images_per_second'],
+        'metrics': manifest['final_metrics'] | {'chance_loss': stage.task.chance_loss()},
+        'resumed': manifest['resumed'],
+        'reused': outcome.reused,
+        'notes': notes,
+    }
+
+

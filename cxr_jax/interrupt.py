@@ -1,0 +1,32 @@
+"""SIGTERM and Ctrl-C ask the training loop to save and leave; a second signal leaves at once."""
+
+import signal
+
+EXIT_CODE = 75  # sysexits' "temporary failure": start the same command again to go on
+
+
+class Interrupted(Exception):
+    """Training stopped on request after its state was saved."""
+
+
+class InterruptFlag:
+    """Set by the first SIGTERM or SIGINT while the `with` block runs."""
+
+    def __init__(self):
+        self.raised = False
+        self._before = {}
+
+    def _handle(self, signum, frame):
+        del frame
+        self.raised = True
+        signal.signal(signum, self._before[signum])
+
+    def __enter__(self):
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._before[signum] = signal.getsignal(signum)
+            signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *unused):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,54 @@
+"""The small networks on top of the backbone; every one starts from pooled features [B, D]."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cxr_jax.models.norm import BatchNorm
+
+
+def global_average_pool(feature_map):
+    """[B, H, W, C] -> [B, C]."""
+    return feature_map.mean((1, 2))
+
+
+def torch_linear(features: int, inputs: int, name: str) -> nn.Dense:
+    """Linear layer with PyTorch's default initialisation, U(+-1/sqrt(inputs)), bias included."""
+
+    def uniform(key, shape, dtype=jnp.float32):
+        bound = inputs**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(features, kernel_init=uniform, bias_init=uniform, name=name)
+
+
+class Classifier(nn.Module):
+    """Linear layer N(0, 0.01), bias 0 (MMSelfSup's heads): [B, D] -> [B, classes]."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name='linear')(x)
+
+
+class Projector(nn.Module):
+    """Linear, batch norm if asked, ReLU, linear; rows of unit length: [B, D] -> [B, features]."""
+
+    hidden: int
+    features: int
+    batch_norm: bool
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        x = torch_linear(self.hidden, x.shape[-1], 'linear1')(x)
+        if self.batch_norm:
+            x = BatchNorm(axis_name=self.axis_name, name='bn1')(x, train)
+        return unit_rows(torch_linear(self.features, self.hidden, 'linear2')(nn.relu(x)))
+
+
+def unit_rows(x, epsilon: float = 1e-12):
+    """Rows of x divided by their Euclidean length (torch.nn.functional.normalize)."""
+    # The floor is inside the root: its derivative at a zero row is finite.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), epsilon**2))

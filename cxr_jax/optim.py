@@ -1,0 +1,87 @@
+"""Optimisers and learning-rate schedules with the reference implementations' exact semantics."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def learning_rate(config, total_steps: int, steps_per_epoch: int):
+    """Schedule step -> learning rate, from a stage's `optimizer` config.
+
+    `cosine`: from lr to lr·final_factor between the end of the warm-up and total_steps; `step`:
+    times step_factor at each milestone (share of the stage); `constant`. With `by_epoch` the rate
+    changes only at the start of an epoch (mmcv's default). Warm-up: lr·(step + 1) / warm-up steps.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        position = step // steps_per_epoch * steps_per_epoch if config.by_epoch else step
+        if config.schedule == 'cosine':
+            progress = jnp.maximum(position - warmup, 0) / max(total_steps - warmup, 1)
+            floor = config.final_factor
+            factor = floor + 0.5 * (1 - floor) * (1 + jnp.cos(jnp.pi * progress))
+        elif config.schedule == 'step':
+            passed = sum(position / total_steps >= m for m in config.milestones)
+            factor = config.step_factor ** jnp.asarray(passed, jnp.float32)
+        else:
+            factor = jnp.ones(())
+        rising = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
+        return config.lr * jnp.where(step < warmup, rising, factor)
+
+    return schedule
+
+
+def lars_scaling(weight_decay: float, trust: float, epsilon: float = 1e-8):
+    """Decay and layer-wise trust ratio of apex's LARC without clipping, every parameter included.
+
+    g <- trust·|w| / (|g| + wd·|w| + eps) · (g + wd·w); where |w| or |g| is zero, g is left as it
+    is, without decay. The learning rate stays outside the momentum buffer (official SwAV).
+    """
+
+    def scale(grad, param):
+        grad_norm, param_norm = jnp.linalg.norm(grad), jnp.linalg.norm(param)
+        ratio = trust * param_norm / (grad_norm + weight_decay * param_norm + epsilon)
+        scaled = ratio * (grad + weight_decay * param)
+        return jnp.where((param_norm > 0) & (grad_norm > 0), scaled, grad)
+
+    return optax.stateless(lambda grads, params: jax.tree.map(scale, grads, params))
+
+
+def freeze_until(steps: dict[str, int]):
+    """Zeroes what would enter the momentum of top-level head parameters before their step.
+
+    Placed after the decay and before the momentum, whose buffer starts at zero, it stops the whole
+    update, as a gradient of None does in PyTorch; a zero gradient alone would still decay.
+    """
+
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+        head = dict(updates['head'])
+        for name, first_step in steps.items():
+            moving = state.count >= first_step
+            head[name] = optax.tree.scale(jnp.where(moving, 1.0, 0.0), head[name])
+        state = optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+        return dict(updates, head=head), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def optimizer(config, schedule, frozen: dict[str, int] | None = None):
+    """Gradient transformation of a stage's `optimizer` config: PyTorch's SGD, or SwAV's LARS.
+
+    SGD adds the decay of every parameter, batch norm and biases included, to the gradient before
+    the momentum; the learning rate multiplies what leaves the momentum buffer.
+    """
+    if config.name == 'lars':
+        first = lars_scaling(config.weight_decay, config.trust)
+    else:
+        first = optax.add_decayed_weights(config.weight_decay)
+    chain = [first, optax.trace(config.momentum, config.nesterov)]
+    if frozen:
+        chain.insert(1, freeze_until(frozen))
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedule))

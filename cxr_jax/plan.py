@@ -1,0 +1,152 @@
+"""From a config to stages that can run: `auto` resolved, impossibilities told, nothing compiled."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+from cxr_jax.models.backbone import compute_dtype
+from cxr_jax.models.resnet import EXPANSION
+from cxr_jax.provenance import plain
+from cxr_jax.stage import Stage
+from cxr_jax.stage_store import content_key
+from cxr_jax.tasks import TASKS
+from cxr_jax.tasks.base import Facts
+from cxr_jax.tasks.settings import from_settings, to_settings
+from cxr_jax.views.region import REGIONS, needs_masks
+from data_pipelines.errors import UserError
+
+# Part of every stage's key: raised when the same settings come to mean something else.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The stages in order, the config with nothing `auto` in it, and why each value was chosen."""
+
+    stages: list[Stage]
+    notes: dict[str, list[str]]  # per stage: 'queue_size = 448 (reason)'
+
+
+def make_plan(config, data, devices: int) -> Plan:
+    """Resolves `config` (unlocked copy, changed in place) against the prepared data."""
+    check_data(config, data)
+    stages, notes, parent = [], {}, None
+    for name in (*config.curriculum, 'classify'):
+        stage, notes[name] = _plan_stage(name, config, data, devices, parent)
+        stages.append(stage)
+        parent = stage.key
+    return Plan(stages, notes)
+
+
+def check_data(config, data) -> None:
+    """UserError for a region without masks, an empty class, weights or split that cannot be."""
+    region = config.data.region
+    if region not in REGIONS:
+        raise UserError(
+            f'--config.data.region={region} is not known; choose one of {", ".join(REGIONS)}.'
+        )
+    if needs_masks(region) and not data.has_lung_masks:
+        raise UserError(
+            f'The region {region} needs a lung mask for every image, and {data.directory} has '
+            'images without one. Prepare the data with masks (<source>/lung_masks/<image>.png, or '
+            'a lung_mask column in the csv), or use --config.data.region=full.'
+        )
+    for name, count in zip(data.classes, data.class_counts['train'], strict=True):
+        if not count:
+            raise UserError(
+                f'The class {name} has no image in the training split of {data.directory}, so it '
+                'cannot be learnt. Add images of it, or leave the class out, and prepare again.'
+            )
+
+
+def _plan_stage(name: str, config, data, devices: int, parent: str | None):
+    settings, images = config.stage[name], data.counts['train']
+    batch = settings.batch_size
+    if batch > images:
+        raise UserError(
+            f'The batch size {batch} of stage {name} is larger than the training split of '
+            f'{data.directory} ({images} images); use --config.stage.{name}.batch_size={images} '
+            'or less.'
+        )
+    if batch % devices:
+        raise UserError(
+            f'The batch size {batch} of stage {name} is not a multiple of the {devices} devices; '
+            f'use --config.stage.{name}.batch_size={max(batch // devices, 1) * devices}.'
+        )
+    if settings.epochs < 1:
+        raise UserError(f'Stage {name} has epochs={settings.epochs}; it needs at least 1.')
+    default = TASKS[name]()
+    task = from_settings(default, settings.task, f'stage.{name}.task')
+    facts = Facts(
+        images=images,
+        batch_size=batch,
+        steps_per_epoch=images // batch,
+        devices=devices,
+        image_size=task.image_size,
+        feature_width=_feature_width(config.backbone),
+        classes=data.classes,
+    )
+    try:
+        task, reasons = task.resolve(facts)
+    except UserError as error:
+        raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
+    settings.task.update(to_settings(task))
+    notes = [
+        f'{field} = {getattr(task, field)} ({reason})'
+        for field, reason in reasons.items()
+        if reason
+    ]
+    content = _content(name, settings, task, config, data, parent)
+    stage = Stage(
+        name=name,
+        task=task,
+        config=settings,
+        facts=facts,
+        region=config.data.region,
+        seed=config.seed,
+        content=content,
+        key=content_key(content),
+        parent_key=parent,
+    )
+    return stage, notes
+
+
+def _feature_width(backbone) -> int:
+    if backbone.depth not in EXPANSION:
+        raise UserError(
+            f'--config.backbone.depth={backbone.depth}: there is ResNet-'
+            f'{", ".join(map(str, EXPANSION))}.'
+        )
+    return 8 * backbone.width * EXPANSION[backbone.depth]
+
+
+def _content(name, settings, task, config, data, parent) -> dict:
+    """Everything that determines a stage's result, as plain JSON."""
+    result = settings.to_dict()
+    del result['checkpoint_epochs']
+    backbone = config.backbone.to_dict() | {'dtype': compute_dtype(config.backbone.dtype)}
+    if parent is None and config.backbone.weights:
+        backbone['weights'] = file_hash(config.backbone.weights)
+    elif parent is not None:
+        del backbone['weights']
+    return {
+        'format': FORMAT,
+        'task': name,
+        'settings': plain(result | {'task': dataclasses.asdict(task)}),
+        'backbone': backbone,
+        'input': data.contract(config.data.region),
+        'data': data.fingerprint,
+        'seed': config.seed,
+        'parent': parent,
+    }
+
+
+def file_hash(path: str) -> str:
+    """SHA-256 of a file; UserError if it cannot be read."""
+    try:
+        return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f'--config.backbone.weights={path} cannot be read ({error.strerror}).'
+        ) from None
+

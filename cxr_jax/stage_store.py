@@ -1,0 +1,93 @@
+"""Stage directories named after everything that determines their content.
+
+A stage trains in `<task>-<key>.partial/` and is renamed to `<task>-<key>/` when it is complete, so
+a directory without the suffix is a finished stage, whatever killed a process before.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+from data_pipelines.errors import UserError
+
+MANIFEST = 'manifest.json'
+
+
+def content_key(content: dict) -> str:
+    """16 hex digits of the SHA-256 of the canonical JSON of `content`."""
+    canonical = json.dumps(content, sort_keys=True, separators=(',', ':'))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageDirectory:
+    """Where one stage lives: `partial` while it trains, `finished` afterwards."""
+
+    store: pathlib.Path
+    task: str
+    key: str
+
+    @property
+    def finished(self) -> pathlib.Path:
+        return self.store / f'{self.task}-{self.key}'
+
+    @property
+    def partial(self) -> pathlib.Path:
+        return self.store / f'{self.task}-{self.key}.partial'
+
+    def manifest(self) -> dict | None:
+        """The finished stage's manifest, None if it is not finished."""
+        path = self.finished / MANIFEST
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @contextlib.contextmanager
+    def training(self):
+        """The partial directory, locked for this process; a second process is told so."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with open(self.partial / 'lock', 'w') as lock:
+            try:
+                # The system drops the lock with its process, also after SIGKILL.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f'Another process is training the stage {self.partial}. Wait for it, or start '
+                    'this run again when it has ended.'
+                ) from None
+            yield self.partial
+
+    def finish(self, manifest: dict) -> None:
+        """Writes the manifest, forces it to disk and gives the directory its final name."""
+        write_json(self.partial / MANIFEST, manifest)
+        os.rename(self.partial, self.finished)
+        _sync_directory(self.store)
+
+    def discard(self) -> pathlib.Path:
+        """Sets a finished stage aside whose content is broken; returns where it went."""
+        aside = self.finished.with_name(self.finished.name + '.broken')
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.finished, aside)
+        return aside
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Atomic: the old file or the whole new one, also after a crash or on a full disk."""
+    temporary = path.with_name(path.name + '.tmp')
+    with open(temporary, 'w') as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

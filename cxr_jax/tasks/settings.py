@@ -1,0 +1,43 @@
+"""A task's fields as config entries and back, so that a new task needs no config edit."""
+
+import dataclasses
+import typing
+
+from cxr_jax.tasks.base import Auto, Task
+from data_pipelines.errors import UserError
+
+
+def to_settings(task) -> dict:
+    """Fields of a task (or of a nested dataclass); an Auto field as text, 'auto' or a number."""
+    hints = typing.get_type_hints(type(task))
+    settings = {}
+    for field in dataclasses.fields(task):
+        value = getattr(task, field.name)
+        if dataclasses.is_dataclass(value):
+            settings[field.name] = to_settings(value)
+        elif not field.metadata.get('derived'):
+            # A config entry keeps its type: text is the only one that takes `auto` and numbers.
+            settings[field.name] = str(value) if hints[field.name] == Auto else value
+    return settings
+
+
+def from_settings(default, settings, where: str) -> Task:
+    """`default` with its fields replaced by `settings`; `where` names the entry in errors."""
+    hints = typing.get_type_hints(type(default))
+    changes = {}
+    for name, value in settings.items():
+        current = getattr(default, name)
+        if dataclasses.is_dataclass(current):
+            value = from_settings(current, value, f'{where}.{name}')
+        elif hints[name] == Auto and value != 'auto':
+            value = _whole_number(value, f'{where}.{name}')
+        elif isinstance(current, tuple):
+            value = tuple(value)
+        changes[name] = value
+    return dataclasses.replace(default, **changes)
+
+
+def _whole_number(value: str, where: str) -> int:
+    if not str(value).isdigit():
+        raise UserError(f'--config.{where}={value} must be a whole number or auto.')
+    return int(value)

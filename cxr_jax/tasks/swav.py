@@ -1,0 +1,181 @@
+"""SwAV (Caron et al. 2020): predict one crop's cluster assignment from every other crop."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision, stop_gradient
+
+from cxr_jax import parallel
+from cxr_jax.models.heads import Projector, global_average_pool, unit_rows
+from cxr_jax.tasks.base import Auto, Task, queue_rows
+from cxr_jax.views.augment import Augmentation
+from data_pipelines.errors import UserError
+
+
+def sinkhorn(scores, epsilon: float, iterations: int):
+    """Balanced soft assignments [B, K] of cosine scores [B, K]; rows sum to 1.
+
+    Sinkhorn-Knopp on exp(scores / epsilon): columns (prototypes) to equal mass, then rows to 1,
+    `iterations` times (Caron et al. 2020, section 3.1). Float32 logarithms, so nothing overflows.
+    """
+    rows, columns = scores.shape
+    log_q = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / epsilon
+    for _ in range(iterations):
+        log_q -= jax.nn.logsumexp(log_q, axis=0, keepdims=True) + math.log(columns)
+        log_q -= jax.nn.logsumexp(log_q, axis=1, keepdims=True) + math.log(rows)
+    return jnp.exp(log_q + math.log(rows))
+
+
+def swapped_prediction_loss(scores, assignments, temperature: float):
+    """Cross-entropy of each assignment with every other crop's prediction.
+
+    scores [crops, B, K], assignments [2, B, K] of the first two crops -> scalar: mean over the
+    batch and the crops - 1 predictions of each assigning crop, then over the two.
+    """
+    crops = scores.shape[0]
+    log_p = jax.nn.log_softmax(scores / temperature, axis=-1)
+    total = 0.0
+    for i in range(2):
+        others = log_p[jnp.asarray([v for v in range(crops) if v != i])]
+        total -= (assignments[i] * others).sum(-1).mean()
+    return total / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SwAV(Task):
+    """Multi-crop, queue and frozen prototypes as the official code."""
+
+    prototypes: Auto = 3000  # auto = half of batch + queue: more could not be filled evenly
+    queue_size: Auto = 3840  # rows per assigning crop; 0 = none; auto = multiple of the batch
+    queue_start: float = 15.0  # epoch from which the queue is filled (and used once full)
+    freeze: float = 1.0  # epochs during which the prototypes are not updated
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3  # of Sinkhorn
+    hidden: Auto = 2048  # width of the projector's hidden layer: auto = the backbone's features
+    features: int = 128  # width of the embedding
+    small_crops: int = 6
+    small_size: int = 96  # pixels
+    augment: Augmentation = Augmentation(
+        crop_scale=(0.14, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, blur=0.5
+    )
+    small_scale: tuple[float, float] = (0.05, 0.14)  # range of a small crop's area
+
+    queue_start_step: int = dataclasses.field(default=0, metadata={'derived': True})
+
+    def resolve(self, facts):
+        batch, notes = facts.batch_size, {}
+        rows = self.queue_size
+        if rows:
+            rows, notes['queue_size'] = queue_rows('queue_size', rows, 3840, facts)
+        prototypes, hidden = self.prototypes, self.hidden
+        if prototypes == 'auto':
+            prototypes = max(min(3000, (batch + rows) // 2), 2)
+            notes['prototypes'] = f'half of batch {batch} + queue {rows}'
+        if hidden == 'auto':
+            hidden = facts.feature_width
+            notes['hidden'] = "the backbone's feature width"
+        if prototypes < 2:
+            raise UserError(f'prototypes={prototypes}: SwAV needs at least 2.')
+        start = round(self.queue_start * facts.steps_per_epoch)
+        resolved = dataclasses.replace(
+            self, prototypes=prototypes, queue_size=rows, hidden=hidden, queue_start_step=start
+        )
+        return resolved, notes
+
+    def frozen(self, facts):
+        return {'prototypes': round(self.freeze * facts.steps_per_epoch)}
+
+    @property
+    def projector(self) -> Projector:
+        return Projector(self.hidden, self.features, batch_norm=True, axis_name=parallel.AXIS)
+
+    def views(self, key, example):
+        """large [2, S, S, 1], small [n, s, s, 1]."""
+        keys = jax.random.split(key, 2 + self.small_crops)
+        small = dataclasses.replace(self.augment, crop_scale=self.small_scale)
+        image = example['image']
+        large = [self.augment(k, image, self.image_size) for k in keys[:2]]
+        views = {'large': jnp.stack(large)}
+        if self.small_crops:
+            views['small'] = jnp.stack([small(k, image, self.small_size) for k in keys[2:]])
+        return views
+
+    def init(self, key, backbone, params, batch_stats):
+        head_key, prototype_key = jax.random.split(key)
+        features = jnp.zeros((2, backbone.feature_width))
+        variables = self.projector.init(head_key, features)
+        bound = self.features**-0.5  # torch.nn.Linear's default
+        kernel = jax.random.uniform(
+            prototype_key, (self.prototypes, self.features), minval=-bound, maxval=bound
+        )
+        head = {'projector': variables['params'], 'prototypes': unit_rows(kernel)}
+        queue = jnp.zeros((2, self.queue_size, self.features))
+        return head, {'projector': variables['batch_stats']}, {'queue': queue}
+
+    def loss(self, backbone, params, state, views, key):
+        embeddings, batch_stats = self._embed(backbone, params, state.batch_stats, views)
+        prototypes = params['head']['prototypes']
+        scores = jnp.matmul(embeddings, prototypes.T, precision=Precision.HIGHEST)
+        everyone = jnp.stack([parallel.rows_of_all(stop_gradient(e)) for e in embeddings[:2]])
+        assignments = jnp.stack(
+            [
+                parallel.own_rows(self._assign(everyone[i], state.extra['queue'][i], prototypes))
+                for i in range(2)
+            ]
+        )
+        loss = swapped_prediction_loss(scores, assignments, self.temperature)
+        queue = self._enqueue(state.extra['queue'], everyone, state.step)
+        return loss, (batch_stats, {'queue': queue}, {})
+
+    def _embed(self, backbone, params, batch_stats, views):
+        """Unit embeddings [crops, b, D] of all crops; one pass per resolution, as the official."""
+        stats, pooled, rows = batch_stats['backbone'], [], views['large'].shape[0]
+        for crops in views.values():
+            images = jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
+            feature_map, stats = backbone(params['backbone'], stats, images)
+            pooled.append(global_average_pool(feature_map))
+        variables = {
+            'params': params['head']['projector'],
+            'batch_stats': batch_stats['head']['projector'],
+        }
+        embeddings, updated = self.projector.apply(
+            variables, jnp.concatenate(pooled), mutable=['batch_stats']
+        )
+        head_stats = {'projector': updated['batch_stats']}
+        return embeddings.reshape(-1, rows, self.features), {'backbone': stats, 'head': head_stats}
+
+    def _assign(self, embeddings, queue, prototypes):
+        """Assignments [B, K] of one crop's global batch, balanced together with a full queue."""
+
+        def solve(features):
+            scores = jnp.matmul(features, prototypes.T, precision=Precision.HIGHEST)
+            scores = stop_gradient(scores)
+            return sinkhorn(scores, self.epsilon, self.iterations)[-embeddings.shape[0] :]
+
+        if not self.queue_size:
+            return solve(embeddings)
+        # Rows are used only once the last one is filled (main_swav.py); they are scored anew with
+        # the current prototypes.
+        return jax.lax.cond(
+            jnp.any(queue[-1] != 0),
+            lambda: solve(jnp.concatenate([queue, embeddings])),
+            lambda: solve(embeddings),
+        )
+
+    def _enqueue(self, queue, embeddings, step):
+        """Newest batch to the front, oldest out, from `queue_start` on; [2, Q, D]."""
+        if not self.queue_size:
+            return queue
+        shifted = jnp.concatenate([embeddings, queue], axis=1)[:, : self.queue_size]
+        return jnp.where(step >= self.queue_start_step, shifted, queue)
+
+    def after_update(self, params, extra, step):
+        # Official code: unit prototypes before each forward, outside the gradient.
+        head = dict(params['head'], prototypes=unit_rows(params['head']['prototypes']))
+        return dict(params, head=head), extra
+
+    def chance_loss(self):
+        return math.log(self.prototypes)

@@ -1,0 +1,58 @@
+"""One optimisation step of any task: the only value_and_grad, the only shard_map for training."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cxr_jax import parallel
+from cxr_jax.views.region import select_region, to_unit_range
+
+
+def prepare_images(batch: dict, region: str, gray: float):
+    """Stored pixels of a batch -> images [b, R, R, 1] in [0, 1] of the region."""
+    images = to_unit_range(batch['image'])
+    return select_region(images, batch.get('lung_mask'), region, gray)
+
+
+def make_train_step(task, backbone, transform, schedule, mesh, region: str, gray: float):
+    """Compiled (state, batch) -> (state, metrics); the state is donated.
+
+    batch: image [B, R, R, 1] uint8 or uint16, label [B], lung_mask where the region needs it; rows
+    sharded over the mesh. metrics: scalars, mean over the global batch.
+    """
+
+    def step(state, batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        view_key, loss_key = jax.random.split(key)
+        share = batch['image'].shape[0]
+        rows = jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
+        # Each example's key comes from its global row, so any number of devices sees these views.
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(view_key, rows)
+        example = {'image': prepare_images(batch, region, gray), 'label': batch['label']}
+        views = jax.vmap(task.views)(keys, example)
+
+        def loss_function(params):
+            loss, aux = task.loss(backbone, params, state, views, loss_key)
+            return parallel.mean(loss), aux
+
+        (loss, (batch_stats, extra, metrics)), grads = jax.value_and_grad(
+            loss_function, has_aux=True
+        )(state.params)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, extra = task.after_update(params, extra, state.step)
+        metrics = parallel.mean(metrics) | {
+            'loss': loss,
+            'grad_norm': optax.global_norm(grads),
+            'learning_rate': schedule(state.step),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            extra=extra,
+        )
+        return state, metrics
+
+    return parallel.sharded(step, mesh, (False, True), (False, False), donate=(0,))

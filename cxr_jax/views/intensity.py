@@ -1,0 +1,30 @@
+"""Intensity transforms of one image [S, S, 1] with values in [0, 1]."""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+
+
+def random_brightness_contrast(key, image, brightness: float, contrast: float):
+    """Brightness factor U(1 ± brightness), then contrast factor U(1 ± contrast) about the mean.
+
+    torchvision's ColorJitter for grey images (clipped to [0, 1] after each step), in fixed order.
+    """
+    brightness_key, contrast_key = jax.random.split(key)
+    factor = 1 + brightness * jax.random.uniform(brightness_key, minval=-1.0)
+    image = jnp.clip(image * factor, 0.0, 1.0)
+    factor = 1 + contrast * jax.random.uniform(contrast_key, minval=-1.0)
+    return jnp.clip(image.mean() + (image - image.mean()) * factor, 0.0, 1.0)
+
+
+def gaussian_blur(image, sigma):
+    """Gaussian of standard deviation `sigma` pixels; the weights at the border are renormalised."""
+
+    def blur_matrix(length):
+        distance = jnp.arange(length)[:, None] - jnp.arange(length)
+        weights = jnp.exp(-0.5 * jnp.square(distance / sigma))
+        return weights / weights.sum(1, keepdims=True)
+
+    rows, columns = blur_matrix(image.shape[0]), blur_matrix(image.shape[1])
+    blurred = jnp.matmul(rows, image[..., 0], precision=Precision.HIGHEST)
+    return jnp.matmul(blurred, columns.T, precision=Precision.HIGHEST)[..., None]

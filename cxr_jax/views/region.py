@@ -1,0 +1,29 @@
+"""Stored pixels -> images in [0, 1] of one region: the input contract's first half."""
+
+import jax.numpy as jnp
+
+REGIONS = ('full', 'lungs_black', 'lungs_gray', 'background')
+
+
+def to_unit_range(image):
+    """uint8 or uint16 [...] -> float32 in [0, 1]."""
+    return image.astype(jnp.float32) / jnp.iinfo(image.dtype).max
+
+
+def needs_masks(region: str) -> bool:
+    """Whether the region is cut out with lung masks."""
+    return region != 'full'
+
+
+def select_region(image, lung_mask, region: str, gray: float):
+    """Keeps a region of images in [0, 1]; `lung_mask` of the same shape, 1 = lung, else None.
+
+    `lungs_gray` fills the outside with `gray`, the mean of the full images (reference study);
+    `background` blackens the lungs.
+    """
+    if region == 'full':
+        return image
+    inside = lung_mask > 0
+    if region == 'background':
+        return jnp.where(inside, 0.0, image)
+    return jnp.where(inside, image, gray if region == 'lungs_gray' else 0.0)

@@ -1,0 +1,86 @@
+"""What every data set says about itself: a list of images and what is known about each."""
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+
+UNLABELLED = -1
+# A folder of this name holds lung masks as PNG files, never images.
+LUNG_MASKS = 'lung_masks'
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file and what the data set's tables say about it.
+
+    Empty text, nan and () mean that the tables do not say; the file's own header then may.
+    `patient` and `study` are raw ids. `boxes` are (x, y, w, h) in pixels of the file's image.
+    """
+
+    path: Path
+    relative: str  # POSIX path below the source folder: the image's name in every later run
+    label: int = UNLABELLED
+    patient: str = ''
+    study: str = ''
+    sex: str = ''
+    age: float = float('nan')
+    view: str = ''
+    source: str = ''
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    lung_mask: Path | None = None
+    columns: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a source folder: `classes` is () for a data set without labels.
+
+    `rejected` are (path relative to the source, reason) of files that have no place in the set;
+    `notes` are sentences for the data card.
+    """
+
+    items: list[Item]
+    classes: tuple[str, ...]
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def existing_folder(source: Path) -> Path:
+    if not source.is_dir():
+        raise UserError(
+            f'The source folder {source} does not exist. Give the folder of the raw files with '
+            '--source.'
+        )
+    return source
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a csv file, which must have `columns`; names and cells are stripped."""
+    if not path.is_file():
+        raise UserError(
+            f'{path} is missing. Download it with the data set, or correct --source.'
+        )
+    with path.open(newline='', encoding='utf-8-sig') as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        names = [name.strip() for name in reader.fieldnames or ()]
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise UserError(
+                f'{path} lacks the columns {missing}; it has {names}. Check that it is the '
+                'unchanged file of the data set.'
+            )
+        reader.fieldnames = names
+        return [
+            {name: (row[name] or '').strip() for name in names}
+            for row in reader
+        ]
+
+
+def number(text: str) -> float:
+    """A csv cell as a number, nan when it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float('nan')

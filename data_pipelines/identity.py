@@ -1,0 +1,38 @@
+"""Identities: what of a patient's, study's or image's name may be kept, and where.
+
+Three levels. The raw id (a header's PatientID, a csv's patient, a path) never leaves the process
+that reads it. Its `digest` (plain SHA-256) decides splits, order and fingerprint, so these are
+the same on every machine; it stays in the private cache, because ids are short and a digest can
+be searched for. The `pseudonym` (HMAC of the digest with the salt of the data folder) is what
+records, splits.csv and the card show; without the salt it cannot be searched for.
+"""
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+SALT_FILE = '.salt'
+
+
+def digest(kind: str, raw: str) -> str:
+    """SHA-256 of a raw id of `kind` 'patient', 'study' or 'image'; the same on every machine."""
+    return hashlib.sha256(f'cxr_jax {kind} {raw}'.encode()).hexdigest()
+
+
+def pseudonym(salt: bytes, digest_: str) -> str:
+    """32 hex digits for records: HMAC-SHA-256 of a digest, cut to 128 bits."""
+    return hmac.new(salt, digest_.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def read_or_create_salt(data_dir: Path) -> bytes:
+    """The data folder's random salt, from a file only its owner can read."""
+    path = data_dir / SALT_FILE
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        temporary = path.with_name(f'{SALT_FILE}.{os.getpid()}')
+        descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, 'w') as file:
+            file.write(secrets.token_hex(32))
+        os.replace(temporary, path)  # a killed run leaves no half salt
+    return bytes.fromhex(path.read_text())

@@ -1,0 +1,232 @@
+"""Prepare a data set: raw radiographs -> TFDS records in ArrayRecord files, with a data card.
+
+    python -m data_pipelines.prepare --dataset siim_covid19 --source ~/siim --data_dir ~/prepared
+
+Exit codes: 0 every file was used, 2 a mistake to correct (told on stderr), 3 finished, but some
+files were set aside (quarantine.csv says which and why). Running again does only what is missing.
+"""
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipelines import ingest
+from data_pipelines.datasets import DATASETS, image_folder, synthetic_cxr
+from data_pipelines.datasets.base import Listing
+from data_pipelines.errors import UserError
+from data_pipelines.identity import digest, pseudonym, read_or_create_salt
+from data_pipelines.loader import CARD_FORMAT, PreparedData, open_prepared
+from data_pipelines.publish import publish
+from data_pipelines.records import Entry
+from data_pipelines.splits import SPLITS, assign_splits, read_splits
+from data_pipelines.workers import map_isolated, with_progress
+
+QUARANTINED = 3
+
+
+def prepare(
+    dataset: str,
+    source: str | Path | None,
+    data_dir: str | Path,
+    size: int = 256,
+    bits: int = 8,
+    seed: int = 0,
+    processes: int | None = None,
+    metadata: str | Path | None = None,
+    images: int = 1000,
+    shortcut: float = 0.0,
+) -> PreparedData:
+    """Prepare <data_dir>/<dataset>/<size>px, or open it if it is up to date.
+
+    `metadata` is for image_folder only; `images` and `shortcut` are for synthetic_cxr only, whose
+    raw files are generated into `source` first (default <data_dir>/synthetic_cxr/raw). Raises
+    UserError. The number of files set aside is card['quarantined'].
+    """
+    if bits not in (8, 16) or size < 8:
+        raise UserError(f'bits must be 8 or 16 and size at least 8, not {bits} and {size}.')
+    data_dir, processes = Path(data_dir), processes or os.cpu_count() or 1
+    if dataset == 'synthetic_cxr':
+        source = Path(source or data_dir / dataset / 'raw')
+        synthetic_cxr.generate_raw(source, images, seed, shortcut, processes)
+    listing = _list_items(dataset, source, metadata)
+    source = Path(source)
+
+    salt = read_or_create_salt(data_dir)
+    origin = {
+        'inputs': _inputs_digest(listing, source, size, bits, seed),
+        'source_id': pseudonym(salt, digest('source', str(source.resolve()))),
+    }
+    existing = _up_to_date(data_dir, dataset, size, origin)
+    if existing is not None:
+        return existing
+    cache = data_dir / '.cache' / dataset / f'{size}px'
+    cache.mkdir(parents=True, exist_ok=True)
+    (data_dir / '.cache').chmod(0o700)
+    tasks = {item.relative: ingest.make_task(item, size, bits, cache) for item in listing.items}
+    failed = _decode_missing(list(tasks.values()), processes)
+    entries = [
+        Entry(item, ingest.load_meta(tasks[item.relative].result))
+        for item in listing.items
+        if item.relative not in failed
+    ]
+    # Hashed names give an order that is random, yet the same on every machine.
+    entries.sort(key=lambda entry: entry.image)
+    quarantine = sorted([*listing.rejected, *failed.items()])
+    card = origin | {
+        'format': CARD_FORMAT, 'dataset': dataset, 'size': size, 'bits': bits,
+        'classes': list(listing.classes), 'split_seed': seed,
+        'split_origin': _split(entries, listing.classes, source, seed, quarantine),
+        'quarantined': len(quarantine), 'notes': listing.notes,
+    }  # fmt: skip
+    publish(data_dir, card, entries, quarantine, tasks, salt)
+    for leftover in set(cache.iterdir()) - {task.result for task in tasks.values()}:
+        leftover.unlink()
+    return open_prepared(data_dir, dataset, size)
+
+
+def _list_items(dataset: str, source: str | Path | None, metadata: str | Path | None) -> Listing:
+    if dataset not in DATASETS:
+        raise UserError(f'Unknown data set {dataset!r}; known are {", ".join(DATASETS)}.')
+    if source is None:
+        raise UserError(f'The data set {dataset} needs --source, the folder of its raw files.')
+    if metadata is None:
+        return DATASETS[dataset].list_items(Path(source))
+    if dataset != 'image_folder':
+        raise UserError(f'--metadata is for image_folder; {dataset} has tables of its own.')
+    return image_folder.list_items(Path(source), Path(metadata))
+
+
+def _inputs_digest(listing: Listing, source: Path, size: int, bits: int, seed: int) -> str:
+    """Changes when anything changes that the prepared set depends on."""
+    table = source / 'splits.csv'
+    parts = [
+        (size, bits, seed, ingest.DECODER_VERSION, CARD_FORMAT, listing.classes),
+        table.read_bytes() if table.is_file() else b'',
+        *listing.rejected,
+        *sorted(
+            (
+                repr(replace(item, path=None, lung_mask=None)),
+                ingest.file_state(item.path),
+                ingest.file_state(item.lung_mask),
+            )
+            for item in listing.items
+        ),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _up_to_date(data_dir: Path, dataset: str, size: int, origin: dict) -> PreparedData | None:
+    try:
+        existing = open_prepared(data_dir, dataset, size)
+    except UserError:
+        return None  # none, or not usable: it is prepared anew
+    if existing.card['inputs'] == origin['inputs']:
+        return existing
+    if existing.card['source_id'] != origin['source_id']:
+        raise UserError(
+            f'{existing.directory} was prepared from another source folder. Choose another '
+            '--data_dir, or delete that folder if it is no longer needed.'
+        )
+    return None
+
+
+def _decode_missing(tasks: Sequence[ingest.Task], processes: int) -> dict[str, str]:
+    """Prepare the files that are not in the cache; {relative path: reason} of the unreadable."""
+    missing = [task for task in tasks if not task.result.is_file()]
+    outcomes = map_isolated(ingest.prepare_file, missing, processes)
+    return {
+        task.relative: str(outcome)
+        for task, outcome in with_progress(outcomes, len(missing))
+        if str(outcome)
+    }
+
+
+def _split(
+    entries: Sequence[Entry],
+    classes: tuple[str, ...],
+    source: Path,
+    seed: int,
+    quarantine: list[tuple[str, str]],
+) -> str:
+    """Give every entry its split; returns where the splits come from. Raises UserError."""
+    reasons = '; '.join(f'{path}: {reason}' for path, reason in quarantine[:3])
+    seen = f' {len(quarantine)} files were set aside ({reasons}).' if quarantine else ''
+    if not entries:
+        raise UserError(f'No image of {source} can be used.{seen}')
+    empty = [name for k, name in enumerate(classes) if all(e.item.label != k for e in entries)]
+    if empty:
+        raise UserError(
+            f'No usable image of {source} has the class {", ".join(empty)}.{seen} Add images, or '
+            'correct the labels.'
+        )
+    table = source / 'splits.csv'
+    if table.is_file():
+        given = {digest('patient', raw): split for raw, split in read_splits(table).items()}
+        unknown = sum(entry.patient not in given for entry in entries)
+        if unknown:
+            raise UserError(
+                f'{table} does not name the patients of {unknown} of {len(entries)} images. '
+                'Complete it, or delete it to have the splits drawn.'
+            )
+        origin = "given by the source's splits.csv"
+    else:
+        given = assign_splits(
+            [entry.group for entry in entries], [entry.item.label for entry in entries], seed
+        )
+        unit = 'patient' if all(entry.patient for entry in entries) else 'patient where known'
+        origin = f'drawn by {unit}, 70/10/20, stratified by class, seed {seed}'
+    for entry in entries:
+        entry.split = given[entry.patient if table.is_file() else entry.group]
+    absent = [name for name in SPLITS if all(entry.split != name for entry in entries)]
+    if absent:
+        raise UserError(
+            f'The images of {source} leave the splits {absent} empty; at least three patients '
+            'of one class are needed.'
+        )
+    return origin
+
+
+def _summary(prepared: PreparedData) -> str:
+    card = prepared.card
+    lines = [f'{"split":12}{"images":>8}{"patients":>10}  images per class']
+    for split, n in prepared.counts.items():
+        classes = ', '.join(
+            f'{name} {count}'
+            for name, count in zip(prepared.classes, prepared.class_counts[split], strict=True)
+        )
+        lines.append(f'{split:12}{n:>8}{card["patients"][split]:>10}  {classes or "unlabelled"}')
+    lines += [f'warning: {sentence}' for sentence in card['warnings']]
+    lines.append(f'set aside: {card["quarantined"]} files (quarantine.csv)')
+    lines.append(f'prepared: {prepared.directory}, fingerprint {prepared.fingerprint[:16]}')
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--dataset', required=True, help=', '.join(DATASETS))
+    parser.add_argument('--source', help='folder of the raw files')
+    parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
+    parser.add_argument('--size', type=int, default=256, help='pixels on a side')
+    parser.add_argument('--bits', type=int, default=8, help='8 or 16 bits per pixel')
+    parser.add_argument('--seed', type=int, default=0, help='of the splits and the phantoms')
+    parser.add_argument('--processes', type=int, help='default: one per core')
+    parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
+    parser.add_argument('--images', type=int, default=1000, help='synthetic_cxr: how many')
+    parser.add_argument('--shortcut', type=float, default=0.0, help='synthetic_cxr: 0 to 1')
+    try:
+        prepared = prepare(**vars(parser.parse_args(argv)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(_summary(prepared))
+    return QUARANTINED if prepared.card['quarantined'] else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Eight fake CPU devices for every test; set before JAX starts."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+SHARED = pathlib.Path(os.environ.get('CXR_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """Loads one file of tests/golden as a dict of arrays."""
+    import numpy as np
+
+    return lambda name: dict(np.load(GOLDEN / f'{name}.npz'))
+
+
+@pytest.fixture(scope='session')
+def shared():
+    """The folder of real samples; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f'needs the folder of real samples ({SHARED}); set CXR_SHARED')
+    return SHARED

@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from cxr_jax.optim import learning_rate, optimizer
+
+SETTINGS = {
+    'name': 'sgd',
+    'lr': 0.3,
+    'momentum': 0.9,
+    'weight_decay': 0.01,
+    'nesterov': False,
+    'trust': 0.001,
+    'schedule': 'constant',
+    'by_epoch': False,
+    'final_factor': 0.01,
+    'warmup_epochs': 0.0,
+    'milestones': (0.5,),
+    'step_factor': 0.1,
+}
+
+
+def config(**changes):
+    return ConfigDict(SETTINGS | changes)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'sgd_nesterov', 'lars_swav'])
+def test_three_steps_agree_with_reference(golden, name):
+    vectors = golden(name)
+    settings = config(name='lars' if 'lars' in name else 'sgd', nesterov='nesterov' in name)
+    transform = optimizer(settings, lambda step: jnp.asarray(vectors['lrs'])[step])
+    with jax.enable_x64(True):
+        params = {k: jnp.asarray(vectors[f'p0_{k}']) for k in 'wb'}
+        state = transform.init(params)
+        for i in range(3):
+            grads = {k: jnp.asarray(vectors[f'g{i}_{k}']) for k in 'wb'}
+            updates, state = transform.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            for k in 'wb':
+                np.testing.assert_allclose(params[k], vectors[f'p{i + 1}_{k}'], atol=1e-6)
+
+
+def test_frozen_parameters_do_not_move_at_all():
+    """Neither by gradient, decay nor momentum; then exactly as if training began there."""
+    transform = optimizer(config(), lambda step: 0.1, frozen={'prototypes': 2})
+    plain = optimizer(config(), lambda step: 0.1)
+    params = {'backbone': jnp.ones(3), 'head': {'prototypes': jnp.ones(3), 'other': jnp.ones(3)}}
+    start, state = params, transform.init(params)
+    grads = jax.tree.map(lambda p: p * jnp.arange(1.0, 4.0), params)
+    for _ in range(2):
+        updates, state = transform.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params['head']['prototypes'], start['head']['prototypes'])
+    assert np.all(params['head']['other'] < 1) and np.all(params['backbone'] < 1)
+    updates, _ = transform.update(grads, state, params)
+    first, _ = plain.update(grads, plain.init(start), start)
+    np.testing.assert_allclose(updates['head']['prototypes'], first['head']['prototypes'])
+
+
+def test_warmup_cosine_agrees_with_reference(golden):
+    vectors = golden('warmup_cosine')
+    schedule = learning_rate(config(schedule='cosine', warmup_epochs=1.0), 100, 10)
+    np.testing.assert_allclose([schedule(i) for i in range(100)], vectors['lr'], rtol=1e-5)
+
+
+def test_cosine_by_epoch_is_mmcvs():
+    schedule = learning_rate(config(schedule='cosine', by_epoch=True, final_factor=0.001), 50, 10)
+    low = 0.3 * 0.001
+    expected = [low + 0.5 * (0.3 - low) * (1 + np.cos(np.pi * e / 5)) for e in range(5)]
+    np.testing.assert_allclose([schedule(i) for i in range(50)], np.repeat(expected, 10), rtol=1e-5)
+
+
+def test_step_schedule_changes_at_milestones():
+    schedule = learning_rate(config(schedule='step', milestones=(0.5, 0.8)), 10, 1)
+    expected = [0.3] * 5 + [0.03] * 3 + [0.003] * 2
+    np.testing.assert_allclose([schedule(i) for i in range(10)], expected, rtol=1e-5)

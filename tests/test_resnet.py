@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax.models.conv import conv2d
+from cxr_jax.models.resnet import ResNet
+from cxr_jax.models.torch_weights import load_resnet
+from data_pipelines.errors import UserError
+from tests.conftest import GOLDEN
+
+
+def load(depth, channels=3):
+    network = ResNet(depth, width=8)
+    images = jnp.zeros((2, 64, 64, channels))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
+    path = GOLDEN / f'resnet{depth}_width8_torchvision.safetensors'
+    return network, load_resnet(path, shapes['params'], shapes['batch_stats'])
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_agrees_with_torchvision(golden, depth):
+    vectors = golden(f'resnet{depth}_width8')
+    network, (params, stats) = load(depth)
+    images = vectors['input_nchw'].transpose(0, 2, 3, 1)
+    variables = {'params': params, 'batch_stats': stats}
+    features, layers = network.apply(
+        variables,
+        images,
+        train=False,
+        capture_intermediates=lambda module, _: 'layer1' in (module.name or ''),
+    )
+    np.testing.assert_allclose(features.mean((1, 2)), vectors['pooled_eval'], atol=1e-4)
+    last = max(layers['intermediates'])
+    layer1 = layers['intermediates'][last]['__call__'][0].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(layer1, vectors['layer1_eval_nchw'], atol=1e-4)
+    trained, _ = network.apply(variables, images, train=True, mutable=['batch_stats'])
+    # Batch statistics of 8 values amplify rounding: the ResNet-50 vector (float32) is itself 2.2e-4
+    # from a float64 run at its worst entry, so this one is compared as a whole.
+    difference = np.linalg.norm(trained.mean((1, 2)) - vectors['pooled_train'])
+    assert difference < 1e-4 * np.linalg.norm(vectors['pooled_train'])
+
+
+def test_folded_stem_equals_repeated_grey(golden):
+    grey = golden('resnet18_width8')['input_nchw'][:, :1].transpose(0, 2, 3, 1)
+    network, (params, stats) = load(18)
+    folded_params, _ = load(18, channels=1)[1]
+    three = network.apply({'params': params, 'batch_stats': stats}, grey.repeat(3, -1), train=False)
+    one = network.apply({'params': folded_params, 'batch_stats': stats}, grey, train=False)
+    np.testing.assert_allclose(one, three, atol=1e-4)
+
+
+def test_wrong_width_lists_every_leaf():
+    shapes = jax.eval_shape(
+        lambda: ResNet(18, width=16).init(jax.random.key(0), jnp.zeros((2, 64, 64, 3)), train=True)
+    )
+    path = GOLDEN / 'resnet18_width8_torchvision.safetensors'
+    with pytest.raises(UserError) as error:
+        load_resnet(path, shapes['params'], shapes['batch_stats'])
+    leaves = len(jax.tree.leaves(shapes))
+    assert f'{leaves} leaves differ' in str(error.value)
+    assert 'layer4.0.downsample.1.running_var: in the file (64,)' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('width', 'size', 'stride'), [(9, 3, 1), (4, 3, 1), (9, 3, 2), (8, 7, 2), (9, 1, 2), (8, 1, 1)]
+)
+def test_cpu_lowering_equals_xla_convolution(width, size, stride):
+    """Value and both gradients, for every branch of the lowering."""
+    rng = np.random.default_rng(width)
+    x = rng.normal(size=(3, width, width, 5)).astype('float32')
+    kernel = rng.normal(size=(size, size, 5, 6)).astype('float32')
+    weight = rng.normal(size=(3, -(-width // stride), -(-width // stride), 6)).astype('float32')
+
+    def xla(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(size // 2, size // 2)] * 2,
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+
+    def value_and_gradients(convolve):
+        # Squared, so that the gradient depends on the value and every path is exercised.
+        function = jax.value_and_grad(
+            lambda x, k: (jnp.square(convolve(x, k)) * weight).sum(), (0, 1)
+        )
+        return jax.tree.leaves(function(x, kernel))
+
+    actual = value_and_gradients(lambda x, k: conv2d(x, k, stride, size // 2))
+    for a, b in zip(actual, value_and_gradients(xla), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-3)

@@ -1,0 +1,148 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax.tasks.base import Facts
+from cxr_jax.tasks.moco import MoCo, info_nce
+from cxr_jax.tasks.rot import Rotation
+from cxr_jax.tasks.swav import SwAV, sinkhorn, swapped_prediction_loss
+from data_pipelines.errors import UserError
+
+
+def unit(x):
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def facts(**changes):
+    known = {
+        'images': 1000,
+        'batch_size': 64,
+        'steps_per_epoch': 15,
+        'devices': 1,
+        'image_size': 64,
+        'feature_width': 512,
+        'classes': ('a', 'b'),
+    }
+    return Facts(**(known | changes))
+
+
+def test_info_nce_agrees_with_golden(golden):
+    vectors = golden('moco_infonce')
+
+    def loss(query):
+        return info_nce(
+            unit(query), unit(vectors['key']), vectors['queue'], float(vectors['temperature'])
+        )
+
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(vectors['query'], jnp.float32))
+    np.testing.assert_allclose(value, vectors['loss'], rtol=1e-6)
+    np.testing.assert_allclose(grad, vectors['grad_query'], atol=1e-6)
+
+
+def test_info_nce_of_equal_similarities_is_chance():
+    rows = jnp.tile(unit(jnp.ones((1, 4))), (16, 1))
+    assert info_nce(rows[:3], rows[:3], rows, 0.2) == pytest.approx(
+        MoCo(queue_size=16).chance_loss(), rel=1e-6
+    )
+
+
+def test_sinkhorn_agrees_with_golden(golden):
+    vectors = golden('sinkhorn')
+    actual = sinkhorn(
+        jnp.asarray(vectors['scores']), float(vectors['epsilon']), int(vectors['iterations'])
+    )
+    np.testing.assert_allclose(actual, vectors['assignments'], rtol=2e-5, atol=1e-7)
+
+
+def test_sinkhorn_balances_prototypes_and_survives_extreme_scores():
+    scores = jax.random.uniform(jax.random.key(0), (40, 5), minval=-1.0)
+    assignments = sinkhorn(scores, 0.05, 200)
+    np.testing.assert_allclose(assignments.sum(1), np.ones(40), rtol=1e-4)
+    np.testing.assert_allclose(assignments.sum(0), np.full(5, 8.0), rtol=1e-3)
+    assert np.isfinite(sinkhorn(scores * 100, 0.001, 3)).all()
+
+
+@pytest.mark.parametrize('name', ['swav', 'swav_queue'])
+def test_swav_loss_and_gradients_agree_with_golden(golden, name):
+    vectors = golden(name)
+    epsilon, iterations = float(vectors['epsilon']), int(vectors['iterations'])
+
+    def loss(embeddings, prototypes):
+        z = unit(embeddings)
+        assignments = []
+        for i in range(2):
+            rows = z[i]
+            if 'queue' in vectors:
+                rows = jnp.concatenate([vectors['queue'][i], rows])
+            scores = jax.lax.stop_gradient(rows @ prototypes.T)
+            assignments.append(sinkhorn(scores, epsilon, iterations)[-z.shape[1] :])
+        return swapped_prediction_loss(
+            z @ prototypes.T, jnp.stack(assignments), float(vectors['temperature'])
+        )
+
+    with jax.enable_x64(True):
+        embeddings, prototypes = jnp.asarray(vectors['embeddings']), unit(vectors['prototypes'])
+        value, grads = jax.value_and_grad(loss, (0, 1))(embeddings, prototypes)
+    np.testing.assert_allclose(value, vectors['loss'], rtol=1e-6)
+    np.testing.assert_allclose(grads[0], vectors['grad_embeddings'], atol=1e-6)
+    np.testing.assert_allclose(grads[1], vectors['grad_normalised_prototypes'], atol=1e-6)
+
+
+def test_rotation_labels_count_quarter_turns():
+    """The four views of one example are one crop, turned as often as their label says."""
+    image = jax.random.uniform(jax.random.key(1), (24, 24, 1))
+    task = Rotation(image_size=16)
+    views = task.views(jax.random.key(2), {'image': image})
+    for label, view in zip(views['label'], views['image'], strict=True):
+        np.testing.assert_array_equal(view, np.rot90(views['image'][0], int(label)))
+    # Counter-clockwise: the top right corner arrives top left after one turn.
+    assert views['image'][1][0, 0] == views['image'][0][0, -1]
+
+
+def test_swav_queue_keeps_newest_batches_first():
+    task = SwAV(queue_size=6, features=2, queue_start_step=1)
+    queue = jnp.zeros((2, 6, 2))
+    batches = [jnp.full((2, 2, 2), float(i)) for i in range(6)]
+    for step, batch in enumerate(batches):
+        queue = task._enqueue(queue, batch, step)
+        newest = [step - i if step - i >= 1 else 0 for i in range(3)]
+        np.testing.assert_array_equal(queue[0, :, 0], np.repeat(newest, 2))
+
+
+def test_swav_uses_the_queue_only_when_full():
+    task = SwAV(queue_size=4, features=3, prototypes=5)
+    key = jax.random.key(0)
+    z, prototypes = unit(jax.random.normal(key, (2, 3))), unit(jax.random.normal(key, (5, 3)))
+    queue = unit(jax.random.normal(jax.random.key(1), (4, 3)))
+    alone = sinkhorn(z @ prototypes.T, task.epsilon, task.iterations)
+    part = task._assign(z, queue.at[-1].set(0), prototypes)
+    np.testing.assert_allclose(part, alone, rtol=1e-5)
+    together = sinkhorn(
+        jnp.concatenate([queue, z]) @ prototypes.T, task.epsilon, task.iterations
+    )[4:]
+    np.testing.assert_allclose(task._assign(z, queue, prototypes), together, rtol=1e-5)
+    assert abs(together - alone).max() > 1e-3
+
+
+def test_auto_values_follow_the_data():
+    moco, notes = MoCo(queue_size='auto').resolve(facts())
+    assert moco.queue_size == 960 and 'batch 64' in notes['queue_size']
+    assert moco.hidden == 512
+    swav, _ = SwAV(queue_size='auto', prototypes='auto', queue_start=2.0).resolve(facts())
+    assert (swav.queue_size, swav.prototypes, swav.queue_start_step) == (960, 512, 30)
+    assert swav.frozen(facts()) == {'prototypes': 15}
+
+
+@pytest.mark.parametrize(
+    ('task', 'words'),
+    [
+        (MoCo(queue_size=100), 'not a multiple of the batch size 64'),
+        (MoCo(queue_size=65536), 'larger than the 1000 training images'),
+        (MoCo(queue_size=64, key_groups=3), 'key_groups=3 must divide'),
+        (SwAV(queue_size=0, prototypes=1), 'needs at least 2'),
+    ],
+)
+def test_impossible_settings_are_refused(task, words):
+    with pytest.raises(UserError, match=words):
+        task.resolve(facts())
