@@ -1,4 +1,5 @@
 """Write a prepared set as a TFDS data set in ArrayRecord files, without TensorFlow."""
+
 import contextlib
 import io
 import logging
@@ -20,9 +21,7 @@ class _ArrayRecordWriter(tfds_writer.ExampleWriter):
     """Uncompressed: zstd would save a tenth of the room and cost half of the reading speed."""
 
     def write(self, path: os.PathLike, examples: Iterable) -> None:
-        writer = array_record_module.ArrayRecordWriter(
-            os.fspath(path), 'group_size:1,uncompressed'
-        )
+        writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1,uncompressed')
         for _, serialized in examples:
             writer.write(serialized)
         writer.close()

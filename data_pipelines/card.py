@@ -1,4 +1,5 @@
 """The data card: what a prepared set holds and what should make its reader wary."""
+
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def warnings(card: dict) -> list[str]:
     for name, value in card['association_with_class'].items():
         if value >= CONFOUNDED:
             result.append(
-                f'The class depends on the {name} (Cramer\'s V = {value:.2f}): a model can '
+                f"The class depends on the {name} (Cramer's V = {value:.2f}): a model can "
                 f'score well by recognising the {name} instead of disease.'
             )
     copies = card['duplicates']
@@ -213,9 +214,7 @@ def markdown(card: dict) -> str:
 
 
 def _images(rows: list[dict], **wanted: str) -> int:
-    return sum(
-        row['images'] for row in rows if all(row[k] == value for k, value in wanted.items())
-    )
+    return sum(row['images'] for row in rows if all(row[k] == value for k, value in wanted.items()))
 
 
 def _table(header: list, rows: list[list]) -> list[str]:

@@ -1,4 +1,5 @@
 """A picture of a few prepared images per class, to be looked at before training."""
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,10 @@ Three levels. The raw id (a header's PatientID, a csv's patient, a path) never l
 that reads it. Its `digest` (plain SHA-256) decides splits, order and fingerprint, so these are
 the same on every machine; it stays in the private cache, because ids are short and a digest can
 be searched for. The `pseudonym` (HMAC of the digest with the salt of the data folder) is what
-records, splits.csv and the card show; without the salt it cannot be searched for.
+records, splits.csv and the card show; without the salt it cannot be searched for. A new salt
+gives later preparations new pseudonyms and changes nothing else.
 """
+
 import hashlib
 import hmac
 import os

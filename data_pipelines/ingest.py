@@ -4,6 +4,7 @@ The cache makes a killed or extended run do only what is missing. It takes about
 the prepared set and a few hundredths of the raw DICOM files, and may be deleted at any time. It
 holds digests of ids (see identity.py), so its folder is readable by its owner only.
 """
+
 import hashlib
 import json
 import os
@@ -70,7 +71,10 @@ def make_task(item: Item, size: int, bits: int, cache: Path) -> Task:
 
 
 def prepare_file(task: Task) -> str:
-    """Prepare one image and write task.result; returns '' or the reason it cannot be read."""
+    """Prepare one image and write task.result; returns '' or the reason it cannot be read.
+
+    An error of writing, such as a full disk, is raised: it is not the file's fault.
+    """
     try:
         prepared = _prepare(task)
     except UnreadableRadiograph as error:

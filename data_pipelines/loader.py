@@ -1,4 +1,5 @@
 """Read a prepared set: batch i is a pure function of (seed, i), so the step is the position."""
+
 import json
 import os
 from collections import deque

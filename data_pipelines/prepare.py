@@ -5,6 +5,7 @@
 Exit codes: 0 every file was used, 2 a mistake to correct (told on stderr), 3 finished, but some
 files were set aside (quarantine.csv says which and why). Running again does only what is missing.
 """
+
 import argparse
 import hashlib
 import os
@@ -47,7 +48,10 @@ def prepare(
     """
     if bits not in (8, 16) or size < 8:
         raise UserError(f'bits must be 8 or 16 and size at least 8, not {bits} and {size}.')
-    data_dir, processes = Path(data_dir), processes or os.cpu_count() or 1
+    data_dir = Path(data_dir)
+    processes = (os.cpu_count() or 1) if processes is None else processes
+    if processes < 1:
+        raise UserError(f'processes must be at least 1, not {processes}.')
     if dataset == 'synthetic_cxr':
         source = Path(source or data_dir / dataset / 'raw')
         synthetic_cxr.generate_raw(source, images, seed, shortcut, processes)

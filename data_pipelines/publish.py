@@ -1,4 +1,5 @@
 """Put a prepared set in place: records, tables, picture and card, complete or not at all."""
+
 import csv
 import hashlib
 import json
@@ -23,9 +24,7 @@ def fingerprint(entries: Sequence[Entry], card: dict) -> str:
     the salt, hence the same on every machine."""
     parts = [json.dumps([card[name] for name in ('dataset', 'size', 'bits', 'classes')])]
     parts += sorted(
-        json.dumps(
-            [e.image, e.split, e.item.label, e.meta['image_hash'], e.meta['mask_hash']]
-        )
+        json.dumps([e.image, e.split, e.item.label, e.meta['image_hash'], e.meta['mask_hash']])
         for e in entries
     )
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()

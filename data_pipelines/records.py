@@ -1,4 +1,5 @@
 """What one record of a prepared set holds: its TFDS features, and how to read them fast."""
+
 import json
 import math
 import zlib

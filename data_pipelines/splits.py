@@ -1,4 +1,5 @@
 """Split a data set by patient: stratified, deterministic, independent of the order of files."""
+
 import csv
 import hashlib
 from collections import Counter, defaultdict

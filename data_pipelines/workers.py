@@ -1,4 +1,5 @@
 """Processes that may die: a crash costs the task at hand, not the run; and their progress."""
+
 import contextlib
 import os
 import signal
@@ -39,7 +40,12 @@ def serve() -> None:
         function = tasks.recv()
         outcomes.send(None)  # ready: the start and the imports went well
         while True:
-            outcomes.send(function(tasks.recv()))
+            task = tasks.recv()
+            try:
+                outcome = function(task)
+            except Exception as error:
+                outcome = error
+            outcomes.send(outcome)
 
 
 class _Worker:
@@ -90,7 +96,8 @@ def map_isolated(
 
     Each process works on one task at a time; when it dies, that task's outcome is a `Died` and
     a new process takes its place, which concurrent.futures cannot do. `function`, which must lie
-    in an importable module, tasks and outcomes are pickled; no task is None.
+    in an importable module, tasks and outcomes are pickled; no task is None. An exception that
+    `function` raises ends it all and is raised here.
     """
     pending = deque(tasks)
     workers = {}
@@ -102,6 +109,8 @@ def map_isolated(
             for connection in wait(list(workers)):
                 worker = workers[connection]
                 outcome = worker.receive()
+                if isinstance(outcome, Exception):
+                    raise outcome
                 if worker.task is not None:
                     yield worker.task, outcome
                 elif isinstance(outcome, Died):

@@ -6,6 +6,7 @@
 The two sides take turns in one process, so that a busy machine slows both; medians and the least
 and largest value of all rounds are given.
 """
+
 import argparse
 import json
 import statistics

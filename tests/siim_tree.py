@@ -1,14 +1,14 @@
 """A miniature SIIM-FISABIO-RSNA tree, with the truth about every image for the tests."""
+
 import csv
-import os
-import signal
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from data_pipelines.ingest import prepare_file
+from data_pipelines.prepare import prepare
 from tests.dicom_files import dataset
 
 CLASSES = ('negative', 'typical', 'indeterminate', 'atypical')
@@ -20,6 +20,7 @@ COLUMNS = (
 )
 # 64 x 48 padded to 64 x 64: at 16 px each prepared pixel is the mean of 4 x 4, at 32 of 2 x 2.
 HEIGHT, WIDTH = 64, 48
+SIZE = 16
 STUDY_DATE = '20200229'
 
 
@@ -130,14 +131,6 @@ def write_tables(root, truths):
             )
 
 
-def die_on_the_second_patient(task):
-    """Stands in for prepare_file with a decoder that takes its process down. It is here, not in
-    a test module, because each decoding process imports the module it is in."""
-    if task.relative.startswith('train/00000000001a'):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return prepare_file(task)
-
-
 def expected_image(truth, size, bits=8):
     """The prepared image [size, size] by block means of the padded square; HEIGHT is a multiple
     of size."""
@@ -145,3 +138,25 @@ def expected_image(truth, size, bits=8):
     padded = np.pad(truth.grey, ((0, 0), ((HEIGHT - WIDTH) // 2,) * 2))
     means = padded.reshape(size, step, size, step).mean((1, 3))
     return np.rint(means * (2**bits - 1))
+
+
+def prepare_siim(raw, data_dir, size=SIZE, processes=1, **settings):
+    return prepare('siim_covid19', raw, data_dir, size=size, processes=processes, **settings)
+
+
+def stored_records(prepared):
+    """All records with their split, as TFDS itself decodes them."""
+    builder = tfds.builder_from_directory(str(prepared.directory / '1.0.0'))
+    return [
+        record | {'split': split}
+        for split in prepared.counts
+        for record in builder.as_data_source(split)
+    ]
+
+
+def by_pixels(prepared):
+    return {record['image'].tobytes(): record for record in stored_records(prepared)}
+
+
+def expected_bytes(truth):
+    return expected_image(truth, SIZE).astype(np.uint8).tobytes()

@@ -1,4 +1,5 @@
 """Batches against grain's own pipeline over TFDS's own decoding; damage; regions."""
+
 import json
 import math
 import shutil
@@ -70,9 +71,7 @@ def test_shards_concatenated_are_the_unsharded_batch(prepared):
     parts = [train_batches(prepared, 'train', 8, seed=1, shard=(k, 4)) for k in range(4)]
     for batch in whole:
         pieces = [next(part) for part in parts]
-        assert_same(
-            batch, {name: np.concatenate([p[name] for p in pieces]) for name in batch}
-        )
+        assert_same(batch, {name: np.concatenate([p[name] for p in pieces]) for name in batch})
     with pytest.raises(UserError, match='not a multiple'):
         train_batches(prepared, 'train', 8, seed=1, shard=(0, 3))
 

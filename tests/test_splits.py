@@ -1,4 +1,5 @@
 """Splits by patient: disjoint, in proportion, stratified, the same for every order of files."""
+
 import random
 from collections import Counter, defaultdict
 

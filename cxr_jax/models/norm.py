@@ -33,12 +33,12 @@ class BatchNorm(nn.Module):
         local_groups = max(self.groups // devices, 1)
         grouped = x.reshape(local_groups, -1, *x.shape[1:])
         reduced = tuple(range(1, grouped.ndim - 1))
-        x32 = grouped.astype(jnp.float32)
+        wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
         shared = axis if self.groups == 1 else None
-        batch_mean = _mean(x32, reduced, shared)
+        batch_mean = _mean(wide, reduced, shared)
         # Two passes: E[x²] - E[x]² loses the digits that parity with PyTorch and between numbers
         # of devices needs.
-        batch_var = _mean(jnp.square(x32 - batch_mean), reduced, shared)
+        batch_var = _mean(jnp.square(wide - batch_mean), reduced, shared)
         count = x.size // channels // local_groups * (devices if shared else 1)
         if not self.is_initializing():
             unbiased = batch_var * (count / max(count - 1, 1))

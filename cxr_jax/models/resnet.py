@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], float32.
+    """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], at least float32.
 
     `depth` 18, 34, 50 or 101; `width` of the stem (64 in the paper); `dtype` of the computation
     (parameters and statistics stay float32).
@@ -80,4 +80,4 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f'layer{i + 1}_{j}',
                 )(x, train)
-        return x.astype(jnp.float32)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))

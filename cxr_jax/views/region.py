@@ -6,8 +6,8 @@ REGIONS = ('full', 'lungs_black', 'lungs_gray', 'background')
 
 
 def to_unit_range(image):
-    """uint8 or uint16 [...] -> float32 in [0, 1]."""
-    return image.astype(jnp.float32) / jnp.iinfo(image.dtype).max
+    """uint8 or uint16 [...] -> float in [0, 1]."""
+    return image.astype(float) / jnp.iinfo(image.dtype).max
 
 
 def needs_masks(region: str) -> bool:

@@ -1,4 +1,5 @@
 """The data sets that can be prepared: one module each, with list_items(source) -> Listing."""
+
 from data_pipelines.datasets import image_folder, siim_covid19, synthetic_cxr
 
 DATASETS = {

@@ -1,4 +1,5 @@
 """What every data set says about itself: a list of images and what is known about each."""
+
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -59,9 +60,7 @@ def existing_folder(source: Path) -> Path:
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """The rows of a csv file, which must have `columns`; names and cells are stripped."""
     if not path.is_file():
-        raise UserError(
-            f'{path} is missing. Download it with the data set, or correct --source.'
-        )
+        raise UserError(f'{path} is missing. Download it with the data set, or correct --source.')
     with path.open(newline='', encoding='utf-8-sig') as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         names = [name.strip() for name in reader.fieldnames or ()]
@@ -72,10 +71,7 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
                 'unchanged file of the data set.'
             )
         reader.fieldnames = names
-        return [
-            {name: (row[name] or '').strip() for name in names}
-            for row in reader
-        ]
+        return [{name: (row[name] or '').strip() for name in names} for row in reader]
 
 
 def number(text: str) -> float:

@@ -8,6 +8,7 @@
 `file` and `lung_mask` are paths relative to the csv file. Without class folders the column label
 of metadata.csv, if there is one, gives the classes.
 """
+
 from collections import defaultdict
 from pathlib import Path
 

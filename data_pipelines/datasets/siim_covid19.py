@@ -8,6 +8,7 @@
 Labels are per study and are copied to its images: an image of a positive study may have no box.
 The patient is known only to the DICOM headers.
 """
+
 import ast
 from pathlib import Path
 

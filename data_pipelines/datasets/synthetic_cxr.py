@@ -1,4 +1,5 @@
 """The embedded data set: phantoms written as DICOM files in the SIIM-FISABIO-RSNA layout."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,7 @@ from data_pipelines.datasets import siim_covid19
 from data_pipelines.datasets.base import Listing
 
 
-def generate_raw(
-    source: Path, n_images: int, seed: int, shortcut: float, processes: int
-) -> None:
+def generate_raw(source: Path, n_images: int, seed: int, shortcut: float, processes: int) -> None:
     """Write what is missing of the raw files into `source`; see synthetic.generate."""
     # Imported here because the decoding processes import this package and need no phantoms.
     from data_pipelines.synthetic import generate

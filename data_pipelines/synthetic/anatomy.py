@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.synthetic.cases import Case
 
-HALF_WIDTH, TOP, BOTTOM = 21.0, -8.0, 33.0  # of the drawing plane
+HALF_WIDTH, TOP, BOTTOM = 22.0, -10.0, 35.5  # of the drawing plane
 FINEST_STEP = 0.16
 
 

@@ -20,7 +20,6 @@ VISIBLE = 0.3  # a box holds what reaches this part of a lesion's largest change
 class Lesion:
     """Change of the water path [h, w] in cm at `window` (two slices) of the drawing plane."""
 
-    kind: str
     window: tuple[slice, slice]
     water: np.ndarray
 
@@ -42,7 +41,7 @@ def mottle(rng: np.random.Generator, shape: tuple[int, int], grain: int) -> np.n
 
 def _opacity(
     thorax: Thorax, rng: np.random.Generator, centre: tuple, radius: float, density: float,
-    roughness: float, kind: str,
+    roughness: float,
 ) -> Lesion:
     """A round body of the given density (water = 1); rough ones have an irregular, fading rim."""
     x, y = centre
@@ -59,7 +58,7 @@ def _opacity(
         path *= np.clip(inside + 1.2, 0, 1)
     # The body is not longer than the beam's path through the lung.
     room = np.minimum(thorax.air[window], 2 * radius * path)
-    return Lesion(kind, window, room * density)
+    return Lesion(window, room * density)
 
 
 def _typical(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[Lesion]:
@@ -68,7 +67,7 @@ def _typical(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[
         for down in np.linspace(0.52, 0.92, rng.integers(2, 4)):
             centre = thorax.at(side, rng.uniform(0.62, 0.92), down + rng.normal(0, 0.05))
             lesions.append(_opacity(
-                thorax, rng, centre, rng.uniform(1.7, 3.2), 0.5 * contrast, 0.25, 'ground_glass'
+                thorax, rng, centre, rng.uniform(1.7, 3.2), 0.5 * contrast, 0.25
             ))  # fmt: skip
     return lesions
 
@@ -84,17 +83,17 @@ def _indeterminate(thorax: Thorax, rng: np.random.Generator, contrast: float) ->
             across, down = rng.uniform(0.3, 0.7), rng.uniform(0.14, 0.36)
         lesions.append(_opacity(
             thorax, rng, thorax.at(side, across, down), rng.uniform(2.8, 4.4), 0.58 * contrast,
-            0.45, 'ground_glass',
+            0.45,
         ))  # fmt: skip
     return lesions
 
 
-def _whole(thorax: Thorax, kind: str, share: np.ndarray) -> Lesion:
+def _whole(thorax: Thorax, share: np.ndarray) -> Lesion:
     """The share [H, W] of each beam's air that water replaces."""
     water = share * (1 - thorax.anatomy.lung_density) * thorax.air
     rows, columns = np.nonzero(np.abs(water) > 0.02)
     window = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-    return Lesion(kind, window, water[window].astype(np.float32))
+    return Lesion(window, water[window].astype(np.float32))
 
 
 def _consolidation(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[Lesion]:
@@ -111,7 +110,7 @@ def _consolidation(thorax: Thorax, rng: np.random.Generator, contrast: float) ->
         share = np.clip((plane.y - border) / 3.0, 0, 1)
     grain = max(2, round(0.7 / plane.step))
     patchy = np.clip(0.85 + 0.05 * mottle(rng, thorax.body.shape, grain), 0.3, 1)
-    return [_whole(thorax, 'consolidation', share * patchy * (reach > 0) * 0.72 * contrast)]
+    return [_whole(thorax, share * patchy * (reach > 0) * 0.72 * contrast)]
 
 
 def _effusion(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[Lesion]:
@@ -124,7 +123,7 @@ def _effusion(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list
     level = thorax.anatomy.dome[side] + 3.0 - height
     surface = level + 1.5 - 4.5 * across**4
     share = np.clip((plane.y - surface) / 1.2, 0, 1) * (reach > 0) * min(0.9 * contrast, 1)
-    return [_whole(thorax, 'effusion', share)]
+    return [_whole(thorax, share)]
 
 
 def _pneumothorax(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[Lesion]:
@@ -140,7 +139,7 @@ def _pneumothorax(thorax: Thorax, rng: np.random.Generator, contrast: float) -> 
     pleura = np.exp(-((beyond / 0.12) ** 2)) * (side * plane.x > 0) * (plane.y > apical)
     dense = np.exp(-np.maximum(-beyond, 0) / 3) * (beyond < 0) * (side * plane.x > 0)
     share = -0.95 * density / (1 - density) * free + 0.05 * pleura + 0.1 * dense * contrast
-    lesion = _whole(thorax, 'pneumothorax', share)
+    lesion = _whole(thorax, share)
     lesion.water[:] -= (free * thorax.vessels)[lesion.window]
     return [lesion]
 
@@ -148,10 +147,10 @@ def _pneumothorax(thorax: Thorax, rng: np.random.Generator, contrast: float) -> 
 def _nodules(thorax: Thorax, rng: np.random.Generator, contrast: float) -> list[Lesion]:
     lesions = []
     for _ in range(rng.integers(1, 3)):
-        centre = thorax.at(int(rng.choice([-1, 1])), rng.uniform(0.35, 0.8), rng.uniform(0.2, 0.85))
+        centre = thorax.at(int(rng.choice([-1, 1])), rng.uniform(0.5, 0.85), rng.uniform(0.2, 0.85))
         radius = rng.uniform(1.3, 2.5)
         lesions.append(_opacity(
-            thorax, rng, centre, radius, min(0.95 * contrast, 1), 0.0, 'nodule'
+            thorax, rng, centre, radius, min(0.95 * contrast, 1), 0.0
         ))  # fmt: skip
     return lesions
 

@@ -30,7 +30,7 @@ class Site:
 SITES = (
     Site('Synthetic General Hospital', 'Phantom Imaging', (1.0, 1.0), 38.0, 3e4, 0.22, 0.6,
          1.35, 0.33, 0.3, 0.005, True, Storage(12), ('jpeg_lossless', 0.15)),
-    Site('Synthetic Valley Clinic', 'Phantom Imaging', (1.0, 0.84), 44.0, 1.5e4, 0.3, 0.9,
+    Site('Synthetic Valley Clinic', 'Phantom Imaging', (1.0, 0.88), 41.0, 1.5e4, 0.3, 0.9,
          1.05, 0.40, 0.25, 0.035, True, Storage(10, monochrome1=True, window=None),
          ('rle', 0.2)),
     Site('Synthetic University Hospital', 'Digital Twin Systems', (0.84, 1.0), 42.0, 5e4, 0.18,
