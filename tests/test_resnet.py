@@ -1,9 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.models.conv import conv2d
+from cxr_jax.models.conv import conv2d, max_pool
 from cxr_jax.models.resnet import ResNet
 from cxr_jax.models.torch_weights import load_resnet
 from data_pipelines.errors import UserError
@@ -91,3 +92,17 @@ def test_cpu_lowering_equals_xla_convolution(width, size, stride):
     actual = value_and_gradients(lambda x, k: conv2d(x, k, stride, size // 2))
     for a, b in zip(actual, value_and_gradients(xla), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize('size', [(8, 8), (9, 6)])
+def test_max_pool_equals_window_maximum(size):
+    """Value and gradient; no two values of the input are equal."""
+    values = np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3)
+    x = values.reshape(2, *size, 3).astype('float32')
+
+    def value_and_gradient(pool):
+        return jax.value_and_grad(lambda x: jnp.square(pool(x)).sum())(x)
+
+    expected = value_and_gradient(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+    for a, b in zip(value_and_gradient(max_pool), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

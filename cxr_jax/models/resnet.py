@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cxr_jax.models.conv import Conv
+from cxr_jax.models.conv import Conv, max_pool
 from cxr_jax.models.norm import BatchNorm
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
 
         x = conv(self.width, 7, 2, 3, name='conv1')(x)
         x = nn.relu(norm(name='bn1')(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x)
         for i, blocks in enumerate(STAGE_SIZES[self.depth]):
             for j in range(blocks):
                 x = Block(
