@@ -79,20 +79,26 @@ def stage_config(name: str) -> ConfigDict:
 def parse(argument: str) -> tuple[tuple[str, ...], str]:
     """'moco_rot,preset=demo' -> (('moco', 'rot'), 'demo'); UserError for what is not known."""
     names, *settings = argument.split(',')
+    if not names:
+        raise UserError(
+            'No tasks were named; write them behind the config file, as '
+            'configs/curriculum.py:moco_swav_rot, or configs/curriculum.py:scratch for none.'
+        )
     curriculum = () if names == 'scratch' else tuple(names.split('_'))
     pretext = [name for name in TASKS if name != CLASSIFIER]
     for name in curriculum:
         if name not in pretext:
             raise UserError(
-                f'There is no pretext task {name!r} in {argument!r}. Known tasks: '
+                f'{argument!r} names an unknown pretext task, {name!r}. Known tasks: '
                 f'{", ".join(pretext)}; join them by _ in their order, as in '
-                'configs/curriculum.py:moco_swav_rot, or write scratch for none.'
+                'configs/curriculum.py:moco_swav_rot, or write scratch for none. The classifier '
+                'always follows by itself.'
             )
     twice = sorted({name for name in curriculum if curriculum.count(name) > 1})
     if twice:
         raise UserError(
-            f'The curriculum {names!r} names {", ".join(twice)} more than once; every task may '
-            'appear once.'
+            f'The curriculum {names!r} names {", ".join(twice)} more than once; leave out all but '
+            'one.'
         )
     preset = 'auto'
     known = ('auto', *presets.RECIPES)

@@ -1,11 +1,14 @@
 """Checkpoints of a TrainState (orbax): saved in the background, restored newest first."""
 
+import os
 import pathlib
+import shutil
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cxr_jax.state import as_dict
+from cxr_jax.state import as_dict, sha256
 
 
 class Checkpoints:
@@ -13,8 +16,13 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
         self.directory = directory.resolve() / 'checkpoints'
+        # What a killed process left half written; orbax would keep it.
+        for leftover in self.directory.glob('*.orbax-checkpoint-tmp*'):
+            shutil.rmtree(leftover, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_handlers=ocp.StandardCheckpointHandler(), options=options
+        )
 
     def save(self, state, wait: bool = False) -> None:
         """Writes the state under its step; returns when the arrays are copied (`wait`: written).
@@ -23,35 +31,45 @@ class Checkpoints:
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(as_dict(state)))
+            tree = as_dict(state)
+            # Orbax notices a file cut short, but not a changed bit in an array.
+            digest = {'sha256': sha256(jax.device_get(tree))}
+            self._manager.save(step, args=ocp.args.StandardSave(tree), custom_metadata=digest)
         if wait:
             self._manager.wait_until_finished()
 
     def restore(self, like):
-        """Newest readable state, None if there is none; `like`: its jax.ShapeDtypeStructs."""
+        """Newest intact state, None if there is none; `like`: its jax.ShapeDtypeStructs.
+
+        A checkpoint that is not intact is set aside as <step>.broken.
+        """
         for step in sorted(self._manager.all_steps(), reverse=True):
+            path = self.directory / str(step)
             try:
-                restored = restore_tree(self.directory / str(step) / 'default', as_dict(like))
+                restored = restore_tree(path / 'default', as_dict(like))
+                saved = self._manager.metadata(step).custom_metadata.get('sha256')
+                if sha256(jax.device_get(restored)) != saved:
+                    raise ValueError('its arrays are not those that were saved')
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 logging.warning(
-                    'Checkpoint %s cannot be read and is left out: %s',
-                    self.directory / str(step),
+                    'Checkpoint %s cannot be used and is set aside: %s',
+                    path,
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
                 )
-                self._manager.delete(step)
+                broken = path.with_name(f'{step}.broken')
+                shutil.rmtree(broken, ignore_errors=True)
+                os.rename(path, broken)
+                self._manager.reload()
                 continue
             return like.replace(**restored)
         return None
 
     def close(self) -> None:
         """Waits for saves under way."""
-        self._manager.wait_until_finished()
         self._manager.close()
 
 
 def restore_tree(path: pathlib.Path, like: dict) -> dict:
     """Arrays of the checkpoint folder `path` with the shapes, dtypes and shardings of `like`."""
-
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path.resolve(), like)
-

@@ -19,7 +19,11 @@ class InterruptFlag:
     def _handle(self, signum, frame):
         del frame
         self.raised = True
-        signal.signal(signum, self._before[signum])
+        self._restore(signum)
+
+    def _restore(self, signum):
+        # None stands for a handler that was not installed by Python.
+        signal.signal(signum, self._before[signum] or signal.SIG_DFL)
 
     def __enter__(self):
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -28,5 +32,5 @@ class InterruptFlag:
         return self
 
     def __exit__(self, *unused):
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+        for signum in self._before:
+            self._restore(signum)

@@ -29,6 +29,7 @@ class Plan:
 
 def make_plan(config, data, devices: int) -> Plan:
     """Resolves `config` (unlocked copy, changed in place) against the prepared data."""
+    check_config(config, devices)
     check_data(config, data)
     stages, notes, parent = [], {}, None
     for name in (*config.curriculum, 'classify'):
@@ -38,13 +39,55 @@ def make_plan(config, data, devices: int) -> Plan:
     return Plan(stages, notes)
 
 
-def check_data(config, data) -> None:
-    """UserError for a region without masks, an empty class, weights or split that cannot be."""
-    region = config.data.region
-    if region not in REGIONS:
+def check_config(config, devices: int) -> None:
+    """UserError for a value outside its range, whatever the data."""
+    _one_of('data.region', config.data.region, REGIONS)
+    _one_of('backbone.depth', config.backbone.depth, EXPANSION)
+    _one_of('backbone.channels', config.backbone.channels, (1, 3))
+    _one_of('backbone.dtype', config.backbone.dtype, ('auto', 'bfloat16', 'float32'))
+    _at_least('backbone.width', config.backbone.width, 1)
+    _at_least('seed', config.seed, 0)
+    _at_least('eval.resamples', config.eval.resamples, 1)
+    _check_batch('eval.batch_size', config.eval.batch_size, devices)
+    for name, stage in config.stage.items():
+        where = f'stage.{name}'
+        _check_batch(f'{where}.batch_size', stage.batch_size, devices)
+        _at_least(f'{where}.epochs', stage.epochs, 1)
+        _at_least(f'{where}.task.image_size', stage.task.image_size, 1)
+        _one_of(f'{where}.optimizer.name', stage.optimizer.name, ('sgd', 'lars'))
+        schedules = ('cosine', 'step', 'constant')
+        _one_of(f'{where}.optimizer.schedule', stage.optimizer.schedule, schedules)
+        milestones = stage.optimizer.milestones
+        if not all(isinstance(m, int | float) for m in milestones):
+            raise UserError(
+                f'--config.{where}.optimizer.milestones={milestones} must be numbers, as '
+                f'"--config.{where}.optimizer.milestones=(0.6, 0.8)".'
+            )
+
+
+def _one_of(where: str, value, known) -> None:
+    if value not in known:
+        choices = ', '.join(map(str, known))
+        raise UserError(f'--config.{where}={value} is not known; choose one of {choices}.')
+
+
+def _at_least(where: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f'--config.{where}={value} is too small; it must be {least} or more.')
+
+
+def _check_batch(where: str, batch: int, devices: int) -> None:
+    _at_least(where, batch, 1)
+    if batch % devices:
         raise UserError(
-            f'--config.data.region={region} is not known; choose one of {", ".join(REGIONS)}.'
+            f'--config.{where}={batch} is not a multiple of the {devices} devices; use '
+            f'{max(batch // devices, 1) * devices}.'
         )
+
+
+def check_data(config, data) -> None:
+    """UserError for a region without masks or a class without training images."""
+    region = config.data.region
     if needs_masks(region) and not data.has_lung_masks:
         raise UserError(
             f'The region {region} needs a lung mask for every image, and {data.directory} has '
@@ -63,18 +106,12 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
     settings, images = config.stage[name], data.counts['train']
     batch = settings.batch_size
     if batch > images:
+        fitting = images // devices * devices
+        advice = f'use {fitting} or less' if fitting else f'there must be {devices} or more'
         raise UserError(
-            f'The batch size {batch} of stage {name} is larger than the training split of '
-            f'{data.directory} ({images} images); use --config.stage.{name}.batch_size={images} '
-            'or less.'
+            f'--config.stage.{name}.batch_size={batch} is larger than the training split of '
+            f'{data.directory} ({images} images); {advice}.'
         )
-    if batch % devices:
-        raise UserError(
-            f'The batch size {batch} of stage {name} is not a multiple of the {devices} devices; '
-            f'use --config.stage.{name}.batch_size={max(batch // devices, 1) * devices}.'
-        )
-    if settings.epochs < 1:
-        raise UserError(f'Stage {name} has epochs={settings.epochs}; it needs at least 1.')
     default = TASKS[name]()
     task = from_settings(default, settings.task, f'stage.{name}.task')
     facts = Facts(
@@ -83,7 +120,7 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
         steps_per_epoch=images // batch,
         devices=devices,
         image_size=task.image_size,
-        feature_width=_feature_width(config.backbone),
+        feature_width=8 * config.backbone.width * EXPANSION[config.backbone.depth],
         classes=data.classes,
     )
     try:
@@ -109,15 +146,6 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
         parent_key=parent,
     )
     return stage, notes
-
-
-def _feature_width(backbone) -> int:
-    if backbone.depth not in EXPANSION:
-        raise UserError(
-            f'--config.backbone.depth={backbone.depth}: there is ResNet-'
-            f'{", ".join(map(str, EXPANSION))}.'
-        )
-    return 8 * backbone.width * EXPANSION[backbone.depth]
 
 
 def _content(name, settings, task, config, data, parent) -> dict:

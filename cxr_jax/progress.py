@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import os
 import pathlib
 import sys
 import time
 
-import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from cxr_jax.stage_store import write_text
 
 PLAIN_LINE_SECONDS = 20.0
 BOOKKEEPING = ('step', 'seconds', 'session')
@@ -19,10 +24,15 @@ class StageLog:
     def __init__(self, directory: pathlib.Path, name: str, start: int, total: int, batch_size: int):
         self.path = directory / 'metrics.jsonl'
         self.rows = [row for row in read_metrics(self.path) if row['step'] <= start]
-        self.path.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+        write_text(self.path, ''.join(json.dumps(row) + '\n' for row in self.rows))
         self.sessions = 1 + len({row['session'] for row in self.rows})
         self._file = open(self.path, 'a', buffering=1)  # noqa: SIM115 (open for the whole stage)
-        self._events = tensorboardX.SummaryWriter(str(directory / 'tensorboard'), purge_step=start)
+        # Not tensorboardX's SummaryWriter, whose thread ends on a full disk: training would hang.
+        folder = directory / 'tensorboard'
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / 'events'), f'.{self.sessions}')
+        restart = SessionLog(status=SessionLog.START)  # TensorBoard drops steps from here on
+        self._events.write_event(Event(step=start + 1, session_log=restart))
         self._batch_size = batch_size
         self._seconds_before = self.rows[-1]['seconds'] if self.rows else 0.0
         self._started = time.monotonic()
@@ -49,14 +59,24 @@ class StageLog:
         for row in rows:
             row |= stamp
             self._file.write(json.dumps(row) + '\n')
-            for name, value in row.items():
-                if name not in BOOKKEEPING:
-                    self._events.add_scalar(name, value, row['step'])
+            values = [
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in row.items()
+                if name not in BOOKKEEPING
+            ]
+            self._events.write_event(
+                Event(wall_time=time.time(), step=row['step'], summary=Summary(value=values))
+            )
+        self._events.flush()
         self.rows += rows
         self._bar.set_postfix_str(f'epoch {epoch:.1f}, loss {rows[-1]["loss"]:.4f}', refresh=False)
         self._bar.update(len(rows))
         if self._bar.disable:
             self._plain_line(rows[-1], epoch)
+
+    def sync(self) -> None:
+        """Forces the rows to disk: no checkpoint may survive a power cut without them."""
+        os.fsync(self._file.fileno())
 
     def _plain_line(self, row: dict, epoch: float) -> None:
         now, total = time.monotonic(), self._total
@@ -82,9 +102,9 @@ class StageLog:
         return round(steps * self._batch_size / seconds, 1) if steps else None
 
     def last_mean(self, steps: int) -> dict[str, float]:
-        """Mean of every metric over the last `steps` steps."""
+        """Mean of every metric over the last `steps` steps; {} if somebody removed the log."""
         rows = self.rows[-steps:]
-        names = [name for name in rows[-1] if name not in BOOKKEEPING]
+        names = [name for row in rows[-1:] for name in row if name not in BOOKKEEPING]
         return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
     def close(self) -> None:
@@ -97,7 +117,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
     """Rows of a metrics file; a last line cut short by a crash is left out."""
     rows = []
     if path.is_file():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors='replace').splitlines():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:

@@ -1,12 +1,14 @@
 """One stage of a curriculum: train, checkpoint, hand over. The only training loop."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import math
 import pathlib
 
 import jax
+import numpy as np
 
 from cxr_jax import parallel
 from cxr_jax import state as states
@@ -26,7 +28,7 @@ IN_FLIGHT = 2  # batches on their way to the devices
 
 
 class NotFinite(UserError):
-    """The loss became NaN or infinite."""
+    """The loss or the state became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +99,25 @@ def run_stage(
     if found:
         return found
     gray = data.statistics['full']['mean']
-    step = make_train_step(
-        stage.task, backbone, transform, schedule, mesh, stage.region, gray
-    )
-    with directory.training() as partial:
+    step = make_train_step(stage.task, backbone, transform, schedule, mesh, stage.region, gray)
+    with directory.lock():
+        # Before the lock was free, another process may have finished this stage.
+        found = load_finished(directory, like)
+        if found:
+            return found
+        if directory.finished.exists():
+            aside = directory.discard()
+            print(f'{directory.finished} is damaged; set aside as {aside}, trained anew.')
+        partial, total = directory.partial, stage.total_steps
+        partial.mkdir(exist_ok=True)
         write_json(partial / 'provenance.json', provenance | {'content': stage.content})
-        checkpoints = Checkpoints(partial)
-        state = checkpoints.restore(like)
-        # Through an identity on the devices: arrays as orbax restores them may refuse donation.
-        state = parallel.replicate(mesh, jax.jit(create)(parent) if state is None else state)
-        start, total = int(state.step), stage.total_steps
-        log = StageLog(partial, stage.name, start, total, stage.facts.batch_size)
-        try:
-            state = _train(stage, step, state, data, mesh, checkpoints, log)
-        finally:
-            log.close()
-            checkpoints.close()
+        with contextlib.closing(Checkpoints(partial)) as checkpoints:
+            state = checkpoints.restore(like)
+            # Through an identity on the devices: arrays as orbax restores them may refuse donation.
+            state = parallel.replicate(mesh, jax.jit(create)(parent) if state is None else state)
+            log = StageLog(partial, stage.name, int(state.step), total, stage.facts.batch_size)
+            with contextlib.closing(log):
+                state = _train(stage, step, state, data, mesh, checkpoints, log)
         final = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
         manifest = provenance | {
             'task': stage.name,
@@ -149,21 +154,31 @@ def _train(stage: Stage, step, state, data, mesh, checkpoints: Checkpoints, log:
         if rows:
             log.write(rows, rows[-1]['step'] / per_epoch)
 
+    def save(wait):
+        # The losses are those before the last update, which may itself have left their range.
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state))):
+            raise NotFinite(_advice(stage, log.rows[-1], checkpoints.directory))
+        log.sync()
+        checkpoints.save(state, wait)
+
     batches = _batches_on_devices(stage, data, mesh, first)
     with InterruptFlag() as interrupt:
         for i, batch in zip(range(first + 1, total + 1), batches, strict=False):
             state, metrics = step(state, batch)
             pending.append((i, metrics))
-            saving = i % every == 0 or i == total or interrupt.raised
+            # Read once: a signal during the lines below is for the step after.
+            stopping = interrupt.raised
+            saving = i % every == 0 or i == total or stopping
             if i % LOG_STEPS == 0 or saving:
                 # A state is saved only after the losses up to it are known to be finite.
                 flush()
             if saving:
-                checkpoints.save(state, wait=i == total or interrupt.raised)
-            if interrupt.raised and i < total:
-                raise Interrupted(
-                    f'stage {stage.name} stopped and saved at step {i} of {total}'
-                )
+                save(wait=i == total or stopping)
+            if stopping:
+                break
+        if interrupt.raised:
+            step_now = int(state.step)
+            raise Interrupted(f'stage {stage.name} stopped and saved at step {step_now} of {total}')
     return state
 
 
@@ -184,28 +199,25 @@ def _batches_on_devices(stage: Stage, data, mesh, start: int):
 def _advice(stage: Stage, row: dict, checkpoints: pathlib.Path) -> str:
     rate = stage.config.optimizer.lr
     return (
-        f'The loss of stage {stage.name} is {row["loss"]} (gradient norm {row["grad_norm"]}) at '
-        f'step {row["step"]}, learning rate {row["learning_rate"]:.3g}. Try a lower rate '
+        f'The numbers of stage {stage.name} are no longer finite at step {row["step"]}: loss '
+        f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate '
+        f'{row["learning_rate"]:.3g}. Try a lower rate '
         f'(--config.stage.{stage.name}.optimizer.lr={rate / 3:.2g}) or a longer warm-up '
-        f'(--config.stage.{stage.name}.optimizer.warmup_epochs=1). The last good checkpoint is '
-        f'kept in {checkpoints}.'
+        f'(--config.stage.{stage.name}.optimizer.warmup_epochs=1). What was saved before that is '
+        f'finite and kept in {checkpoints}.'
     )
 
 
 def load_finished(directory: StageDirectory, like) -> Outcome | None:
     """The finished stage if it is there and its parameters hash to what its manifest says."""
-    manifest = directory.manifest()
-    if manifest is None:
-        return None
-    path = directory.finished / 'checkpoints' / str(manifest['steps']) / 'default'
     try:
+        manifest = directory.manifest()
+        path = directory.finished / 'checkpoints' / str(manifest['steps']) / 'default'
         whole = restore_tree(path, states.as_dict(like))
         variables = jax.device_get({k: whole[k] for k in ('params', 'batch_stats')})
-        intact = states.sha256(variables) == manifest['sha256']
+        if states.sha256(variables) != manifest['sha256']:
+            return None
     except Exception:  # orbax and tensorstore raise many types for broken files
-        intact = False
-    if not intact:
-        print(f'{directory.finished} is damaged; set aside as {directory.discard()}, trained anew.')
         return None
     metrics = read_metrics(directory.finished / 'metrics.jsonl')
     return Outcome(manifest, variables, metrics, reused=True)

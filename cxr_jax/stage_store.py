@@ -40,16 +40,16 @@ class StageDirectory:
     def partial(self) -> pathlib.Path:
         return self.store / f'{self.task}-{self.key}.partial'
 
-    def manifest(self) -> dict | None:
-        """The finished stage's manifest, None if it is not finished."""
-        path = self.finished / MANIFEST
-        return json.loads(path.read_text()) if path.is_file() else None
+    def manifest(self) -> dict:
+        """The finished stage's manifest."""
+        return json.loads((self.finished / MANIFEST).read_text())
 
     @contextlib.contextmanager
-    def training(self):
-        """The partial directory, locked for this process; a second process is told so."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        with open(self.partial / 'lock', 'w') as lock:
+    def lock(self):
+        """Keeps other processes from training or replacing this stage; they are told so."""
+        self.store.mkdir(parents=True, exist_ok=True)
+        # Beside the directories, which are renamed while another process may be opening them.
+        with open(self.store / f'.{self.finished.name}.lock', 'w') as lock:
             try:
                 # The system drops the lock with its process, also after SIGKILL.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +58,7 @@ class StageDirectory:
                     f'Another process is training the stage {self.partial}. Wait for it, or start '
                     'this run again when it has ended.'
                 ) from None
-            yield self.partial
+            yield
 
     def finish(self, manifest: dict) -> None:
         """Writes the manifest, forces it to disk and gives the directory its final name."""
@@ -75,10 +75,15 @@ class StageDirectory:
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
+    """`content` as an indented JSON file, written by write_text."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
     """Atomic: the old file or the whole new one, also after a crash or on a full disk."""
     temporary = path.with_name(path.name + '.tmp')
     with open(temporary, 'w') as file:
-        json.dump(content, file, indent=2)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -142,6 +142,13 @@ def warnings(card: dict) -> list[str]:
             'They are split by study or by image, so one person may be in training and in test; '
             'results may be too good.'
         )
+    per_split = zip(*card['class_counts'].values(), strict=True)
+    empty = [n for n, counts in zip(card['classes'], per_split, strict=True) if not any(counts)]
+    if empty:
+        result.append(
+            f'No usable image has the class {", ".join(empty)}: a classifier cannot be trained on '
+            'this set. Add images (see quarantine.csv for those set aside), or correct the labels.'
+        )
     for name, value in card['association_with_class'].items():
         if value >= CONFOUNDED:
             result.append(

@@ -82,7 +82,7 @@ def prepare(
     card = origin | {
         'format': CARD_FORMAT, 'dataset': dataset, 'size': size, 'bits': bits,
         'classes': list(listing.classes), 'split_seed': seed,
-        'split_origin': _split(entries, listing.classes, source, seed, quarantine),
+        'split_origin': _split(entries, source, seed, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
     }  # fmt: skip
     publish(data_dir, card, entries, quarantine, tasks, salt)
@@ -150,7 +150,6 @@ def _decode_missing(tasks: Sequence[ingest.Task], processes: int) -> dict[str, s
 
 def _split(
     entries: Sequence[Entry],
-    classes: tuple[str, ...],
     source: Path,
     seed: int,
     quarantine: list[tuple[str, str]],
@@ -160,12 +159,6 @@ def _split(
     seen = f' {len(quarantine)} files were set aside ({reasons}).' if quarantine else ''
     if not entries:
         raise UserError(f'No image of {source} can be used.{seen}')
-    empty = [name for k, name in enumerate(classes) if all(e.item.label != k for e in entries)]
-    if empty:
-        raise UserError(
-            f'No usable image of {source} has the class {", ".join(empty)}.{seen} Add images, or '
-            'correct the labels.'
-        )
     table = source / 'splits.csv'
     if table.is_file():
         given = {digest('patient', raw): split for raw, split in read_splits(table).items()}

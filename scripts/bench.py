@@ -1,5 +1,6 @@
 """Measure speed, one JSON line per result on stdout.
 
+    python scripts/bench.py step       the train step as lowered on CPU against XLA's own convolutions
     python scripts/bench.py input      the loader against TFDS's own reading, record by record
     python scripts/bench.py ingest     reading DICOM files against the obvious pydicom script
 
@@ -17,7 +18,10 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pydicom
 import tensorflow_datasets as tfds
@@ -28,6 +32,13 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from configs.curriculum import stage_config  # noqa: E402
+from cxr_jax import optim, parallel  # noqa: E402
+from cxr_jax import state as states  # noqa: E402
+from cxr_jax.models import conv, resnet  # noqa: E402
+from cxr_jax.models.backbone import Backbone  # noqa: E402
+from cxr_jax.tasks import TASKS  # noqa: E402
+from cxr_jax.train_step import make_train_step  # noqa: E402
 from data_pipelines import loader  # noqa: E402
 from data_pipelines.ingest import prepare_image  # noqa: E402
 from data_pipelines.prepare import prepare  # noqa: E402
@@ -166,7 +177,55 @@ def bench_ingest(rounds: int) -> None:
             )  # fmt: skip
 
 
-BENCHES = {'input': bench_input, 'ingest': bench_ingest}
+def train_step_runs(size: int, batch: int) -> Callable[[], int]:
+    """A compiled classifier step of ResNet-18 at full width, ready to be run once more."""
+    mesh = parallel.data_mesh()
+    network = resnet.ResNet(18, 64, axis_name=parallel.AXIS)
+    backbone = Backbone(network, mean=0.5, std=0.25)
+    task = TASKS['classify'](image_size=size, classes=4)
+    config = stage_config('classify').optimizer
+    schedule = optim.learning_rate(config, 100, 10)
+    transform = optim.optimizer(config, schedule)
+    step = make_train_step(task, backbone, transform, schedule, mesh, 'full', gray=0.5)
+    params, stats = backbone.init(jax.random.key(0), size)
+    state = states.create(task, backbone, transform, params, stats, jax.random.key(1))
+    rng = np.random.default_rng(0)
+    rows = parallel.put_rows(mesh, {
+        'image': rng.integers(0, 256, (batch, size, size, 1), np.uint8),
+        'label': rng.integers(0, 4, batch).astype(np.int32),
+    })  # fmt: skip
+    current = [parallel.replicate(mesh, state)]
+
+    def run() -> int:
+        current[0], metrics = step(current[0], rows)
+        jax.block_until_ready(metrics)
+        return batch
+
+    run()
+    return run
+
+
+def bench_step(rounds: int) -> None:
+    """The whole step: views, forward, backward, update; batch 64 at 64 px."""
+
+    def plain_convolution(x, kernel, stride=1, padding=0, axis_name=None):
+        del axis_name
+        return conv.xla_convolution(x, kernel, stride, padding)
+
+    def plain_pool(x):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    with (
+        mock.patch.object(conv, 'conv2d', plain_convolution),
+        mock.patch.object(resnet, 'max_pool', plain_pool),
+    ):
+        runs = {'XLA convolutions': train_step_runs(64, 64)}
+    runs['cxr_jax'] = train_step_runs(64, 64)
+    report('step', take_turns(runs, rounds), 'XLA convolutions', network='ResNet-18', size=64,
+           batch=64, device=jax.devices()[0].device_kind)  # fmt: skip
+
+
+BENCHES = {'step': bench_step, 'input': bench_input, 'ingest': bench_ingest}
 
 
 def main() -> None:

@@ -114,8 +114,10 @@ def test_a_class_without_images_is_told(tmp_path):
     for truth in truths:
         if truth.label == 3:
             (tmp_path / 'raw' / truth.path).unlink()
-    with pytest.raises(UserError, match='has the class atypical. 6 files were set aside'):
-        prepare_siim(tmp_path / 'raw', tmp_path / 'data')
+    prepared = prepare_siim(tmp_path / 'raw', tmp_path / 'data')
+    assert [counts[3] for counts in prepared.class_counts.values()] == [0, 0, 0]
+    assert prepared.card['quarantined'] == 6
+    assert any('has the class atypical' in sentence for sentence in prepared.card['warnings'])
 
 
 def test_the_real_image_folder_is_listed_as_its_readme_says(shared):

@@ -37,7 +37,7 @@ SETTINGS = {
     'moco': {'queue_size': 64, 'hidden': 'auto', 'features': 16},
     # The queue (2 batches, from step 1) is full at step 3; the prototypes move from step 2 on.
     'swav': {
-        'queue_size': 64, 'queue_start': 1.0, 'freeze': 2.0, 'prototypes': 6, 'hidden': 'auto',
+        'queue_size': 64, 'queue_start_epoch': 1.0, 'freeze_epochs': 2.0, 'prototypes': 6, 'hidden': 'auto',
         'features': 16, 'small_crops': 2, 'small_size': 48,
     },
     'classify': {},

@@ -129,7 +129,7 @@ def test_auto_values_follow_the_data():
     moco, notes = MoCo(queue_size='auto').resolve(facts())
     assert moco.queue_size == 960 and 'batch 64' in notes['queue_size']
     assert moco.hidden == 512
-    swav, _ = SwAV(queue_size='auto', prototypes='auto', queue_start=2.0).resolve(facts())
+    swav, _ = SwAV(queue_size='auto', prototypes='auto', queue_start_epoch=2.0).resolve(facts())
     assert (swav.queue_size, swav.prototypes, swav.queue_start_step) == (960, 512, 30)
     assert swav.frozen(facts()) == {'prototypes': 15}
 

@@ -24,7 +24,7 @@ def conv2d(x, kernel, stride: int = 1, padding: int = 0, axis_name: str | None =
     `axis_name`: inside shard_map, the axis over which x varies and the kernel does not.
     """
     if jax.default_backend() != 'cpu':
-        return _xla(x, kernel, stride, padding)
+        return xla_convolution(x, kernel, stride, padding)
     if kernel.shape[0] == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     if stride > 1 or x.shape[2] <= MAX_PATCH_WIDTH:
@@ -36,7 +36,8 @@ def conv2d(x, kernel, stride: int = 1, padding: int = 0, axis_name: str | None =
     return _matmul_gradient(kernel, x, padding)
 
 
-def _xla(x, kernel, stride: int, padding: int):
+def xla_convolution(x, kernel, stride: int, padding: int):
+    """conv2d as XLA's own operation."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -66,18 +67,18 @@ def _patches_matmul(x, kernel, stride: int, padding: int):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul_gradient(kernel, x, padding: int):
-    return _xla(x, kernel, 1, padding)
+    return xla_convolution(x, kernel, 1, padding)
 
 
 def _forward(kernel, x, padding: int):
-    return _xla(x, kernel, 1, padding), (kernel, x)
+    return xla_convolution(x, kernel, 1, padding), (kernel, x)
 
 
 def _backward(padding: int, saved, grad):
     kernel, x = saved
     size = kernel.shape[0]
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    grad_x = _xla(grad, flipped, 1, size - 1 - padding)
+    grad_x = xla_convolution(grad, flipped, 1, size - 1 - padding)
     taps = [jnp.einsum('bhwc,bhwo->co', tap, grad) for tap in _shifted(x, size, 1, padding)]
     return jnp.stack(taps).reshape(kernel.shape), grad_x
 

@@ -32,12 +32,22 @@ def from_settings(default, settings, where: str) -> Task:
         elif hints[name] == Auto and value != 'auto':
             value = _whole_number(value, f'{where}.{name}')
         elif isinstance(current, tuple):
-            value = tuple(value)
+            value = _range(value, f'{where}.{name}')
         changes[name] = value
     return dataclasses.replace(default, **changes)
 
 
 def _whole_number(value: str, where: str) -> int:
-    if not str(value).isdigit():
+    if not str(value).isdecimal():
         raise UserError(f'--config.{where}={value} must be a whole number or auto.')
     return int(value)
+
+
+def _range(value, where: str) -> tuple[float, float]:
+    numbers = [v for v in value if isinstance(v, int | float)]
+    if not len(numbers) == len(value) == 2 or numbers[0] > numbers[1]:
+        raise UserError(
+            f'--config.{where}={tuple(value)} must be two numbers, the lower one first, as '
+            f'"--config.{where}=(0.5, 1.0)".'
+        )
+    return tuple(value)

@@ -49,8 +49,8 @@ class SwAV(Task):
 
     prototypes: Auto = 3000  # auto = half of batch + queue: more could not be filled evenly
     queue_size: Auto = 3840  # rows per assigning crop; 0 = none; auto = multiple of the batch
-    queue_start: float = 15.0  # epoch from which the queue is filled (and used once full)
-    freeze: float = 1.0  # epochs during which the prototypes are not updated
+    queue_start_epoch: float = 15.0  # epoch from which the queue is filled (and used once full)
+    freeze_epochs: float = 1.0  # epochs during which the prototypes are not updated
     temperature: float = 0.1
     epsilon: float = 0.05
     iterations: int = 3  # of Sinkhorn
@@ -79,14 +79,14 @@ class SwAV(Task):
             notes['hidden'] = "the backbone's feature width"
         if prototypes < 2:
             raise UserError(f'prototypes={prototypes}: SwAV needs at least 2.')
-        start = round(self.queue_start * facts.steps_per_epoch)
+        start = round(self.queue_start_epoch * facts.steps_per_epoch)
         resolved = dataclasses.replace(
             self, prototypes=prototypes, queue_size=rows, hidden=hidden, queue_start_step=start
         )
         return resolved, notes
 
     def frozen(self, facts):
-        return {'prototypes': round(self.freeze * facts.steps_per_epoch)}
+        return {'prototypes': round(self.freeze_epochs * facts.steps_per_epoch)}
 
     @property
     def projector(self) -> Projector:
@@ -166,7 +166,7 @@ class SwAV(Task):
         )
 
     def _enqueue(self, queue, embeddings, step):
-        """Newest batch to the front, oldest out, from `queue_start` on; [2, Q, D]."""
+        """Newest batch to the front, oldest out, from `queue_start_epoch` on; [2, Q, D]."""
         if not self.queue_size:
             return queue
         shifted = jnp.concatenate([embeddings, queue], axis=1)[:, : self.queue_size]
