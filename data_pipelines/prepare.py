@@ -143,7 +143,7 @@ def _decode_missing(tasks: Sequence[ingest.Task], processes: int) -> dict[str, s
     outcomes = map_isolated(ingest.prepare_file, missing, processes)
     return {
         task.relative: str(outcome)
-        for task, outcome in with_progress(outcomes, len(missing))
+        for task, outcome in with_progress(outcomes, len(missing), 'decoding')
         if str(outcome)
     }
 

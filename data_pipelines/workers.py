@@ -125,10 +125,10 @@ def map_isolated(
             worker.stop()
 
 
-def with_progress(outcomes: Iterable[Any], total: int) -> Iterator[Any]:
+def with_progress(outcomes: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """Pass `outcomes` on and tell rate and time left: as a bar, or as lines without a terminal."""
     if sys.stderr.isatty():
-        yield from tqdm(outcomes, total=total, desc='decoding', unit='image')
+        yield from tqdm(outcomes, total=total, desc=what, unit='image')
         return
     started = told = time.monotonic()
     for done, outcome in enumerate(outcomes, start=1):
@@ -137,7 +137,7 @@ def with_progress(outcomes: Iterable[Any], total: int) -> Iterator[Any]:
         if now - told >= SECONDS_BETWEEN_LINES or done == total:
             rate = done / (now - started)
             print(
-                f'decoding: {done} of {total} images, {rate:.1f} images/s, '
+                f'{what}: {done} of {total} images, {rate:.1f} images/s, '
                 f'{(total - done) / rate:.0f} s left',
                 file=sys.stderr, flush=True,
             )  # fmt: skip

@@ -28,3 +28,32 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f'needs the folder of real samples ({SHARED}); set CXR_SHARED')
     return SHARED
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory):
+    """The prepared set of tests.tiny."""
+    from data_pipelines.prepare import prepare
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp('tiny')
+    return prepare('synthetic_cxr', None, folder, tiny.SIZE, images=tiny.IMAGES, processes=1)
+
+
+@pytest.fixture(scope='session')
+def undisturbed(tiny_data, tmp_path_factory):
+    """Task -> (Stage, Outcome, StageDirectory) of its uninterrupted training, done once."""
+    import functools
+
+    from cxr_jax.stage_store import StageDirectory
+    from tests import tiny
+
+    @functools.cache
+    def train(name):
+        store = tmp_path_factory.mktemp(name)
+        stage = tiny.make_stages(tiny_data, 'scratch' if name == 'classify' else name)[name]
+        outcome = tiny.run(stage, tiny_data, store)
+        assert not outcome.reused
+        return stage, outcome, StageDirectory(store, name, stage.key)
+
+    return train

@@ -1,44 +1,150 @@
-"""A curriculum small enough for tests: 34 phantoms of 40 px, ResNet-18 of width 8 at 32 px."""
+"""Curricula small enough for tests: 34 phantoms of 40 px, ResNet-18 of width 8 at 32 px, 8 steps.
 
+Every task's step is compiled once per session and shared by all tests.
+"""
+
+import contextlib
 import functools
+import json
+import signal
+from unittest import mock
 
 import jax
-import pytest
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import parallel, stage
-from cxr_jax.curriculum import initial_backbone
+from cxr_jax import curriculum, parallel, stage
+from cxr_jax import state as states
 from cxr_jax.models.backbone import build_backbone
 from cxr_jax.plan import make_plan
-from data_pipelines.prepare import prepare
 
 IMAGES, SIZE, STEPS = 48, 40, 8
-SETTINGS = {
-    'data.size': SIZE,
-    'backbone.width': 8,
-    'eval.resamples': 100,
-    'moco.task.queue_size': '16',
-    'moco.task.key_groups': 2,
-    'moco.task.features': 16,
-    'swav.task.queue_size': '16',
-    # The queue is filled from step 4 on and used from step 6 on; the prototypes move from step 2.
-    'swav.task.queue_start_epoch': 1.0,
-    'swav.task.freeze_epochs': 0.5,
-    'swav.task.prototypes': '6',
-    'swav.task.features': 16,
-    'swav.task.small_size': 32,
-}
-EACH = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 0.5, 'task.image_size': 32}
+EVERY_STAGE = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 0.5, 'task.image_size': 32}
+OF_A_TASK = {
+    'moco': {'queue_size': '16', 'key_groups': 2, 'features': 16},
+    # The prototypes move from step 2 on; the queue is filled from step 4 and used from step 6 on.
+    'swav': {
+        'queue_size': '16', 'queue_start_epoch': 1.0, 'freeze_epochs': 0.5, 'prototypes': '6',
+        'features': 16, 'small_size': 32,
+    },
+}  # fmt: skip
 
 
-def tiny_settings(curriculum, **settings):
-    """Flat overrides {'stage.moco.epochs': 2, ...} for the config of these tasks."""
-    tasks = (*curriculum.split('_'), 'classify')
-    flat = {f'stage.{name}.{field}': value for name in tasks for field, value in EACH.items()}
-    for name, value in SETTINGS.items():
-        section = name.partition('.')[0]
-        if section in ('data', 'backbone', 'eval'):
-            flat[name] = value
-        elif section in tasks:
-            flat[f'stage.{name}'] = value
-    return flat | settings
+def settings(tasks: str) -> dict:
+    """Flat config overrides of the curriculum 'moco_rot' or 'scratch'."""
+    flat = {'data.name': 'synthetic_cxr', 'data.size': SIZE, 'eval.resamples': 100}
+    flat |= {'backbone.depth': 18, 'backbone.width': 8}
+    for name in (*tasks.replace('scratch', '').split('_'), 'classify'):
+        of_a_task = {f'task.{field}': value for field, value in OF_A_TASK.get(name, {}).items()}
+        for field, value in (EVERY_STAGE | of_a_task).items() if name else ():
+            flat[f'stage.{name}.{field}'] = value
+    return flat
+
+
+def make_config(data, tasks: str, **changes) -> ConfigDict:
+    """Config over the prepared data; `changes` are flat."""
+    config = get_config(f'{tasks},preset=demo')
+    config.update_from_flattened_dict(settings(tasks) | changes)
+    config.data.dir = str(data.directory.parents[1])
+    return ConfigDict(config.to_dict())
+
+
+def make_stages(data, tasks: str, **changes) -> dict:
+    """{task: Stage} of a curriculum."""
+    plan = make_plan(make_config(data, tasks, **changes), data, devices=1)
+    return {each.name: each for each in plan.stages}
+
+
+def one_device():
+    return parallel.data_mesh(jax.devices()[:1])
+
+
+@functools.cache
+def network(mean: float, std: float):
+    """(backbone, its fresh variables)."""
+    config = get_config('scratch,preset=demo')
+    config.update_from_flattened_dict(settings('scratch'))
+    backbone = build_backbone(config.backbone, mean, std)
+    return backbone, curriculum.initial_backbone(config, backbone, 32)
+
+
+def network_of(data):
+    contract = data.contract('full')
+    return network(contract['mean'], contract['std'])
+
+
+def run(each, data, store, parent=None, around=lambda step: step):
+    """stage.run_stage of the Stage; `around` wraps its compiled step."""
+    backbone, fresh = network_of(data)
+    with compiled_once(around):
+        return stage.run_stage(each, backbone, parent or fresh, data, one_device(), store, {})
+
+
+_build_stage, _make_train_step = stage.build_stage, functools.cache(stage.make_train_step)
+_built = {}
+
+
+def _build_once(each, backbone):
+    # Neither its parent nor the prepared data changes what is compiled for a stage.
+    what = [each.content[name] for name in ('task', 'settings', 'seed', 'backbone')]
+    what[3] = {name: value for name, value in what[3].items() if name != 'weights'}
+    what = json.dumps([what, each.total_steps, backbone.mean])
+    if what not in _built:
+        _built[what] = _build_stage(each, backbone)
+    return _built[what]
+
+
+@contextlib.contextmanager
+def compiled_once(around=lambda step: step):
+    """While it lasts, equal steps are compiled once, for one device."""
+
+    def make(*arguments):
+        return around(_make_train_step(*arguments))
+
+    mesh = one_device()
+    with (
+        mock.patch.object(stage, 'build_stage', _build_once),
+        mock.patch.object(stage, 'make_train_step', make),
+        mock.patch.object(parallel, 'data_mesh', lambda devices=None: mesh),
+    ):
+        yield
+
+
+def sigterm_at(number: int):
+    """For `around`: this process gets SIGTERM while it computes step `number`."""
+
+    def around(step):
+        def stepping(state, batch):
+            now = int(state.step) + 1
+            result = step(state, batch)
+            if now == number:
+                signal.raise_signal(signal.SIGTERM)
+            return result
+
+        return stepping
+
+    return around
+
+
+def no_training(step):
+    """For `around`: computing a step is an error."""
+
+    def stepping(state, batch):
+        raise AssertionError('a step was computed')
+
+    return stepping
+
+
+def last_state(finished) -> str:
+    """Hash of the whole TrainState that a finished stage's directory holds."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(finished.resolve() / 'checkpoints' / str(STEPS) / 'default')
+    assert tree.keys() == states.TrainState.__dataclass_fields__.keys()
+    return states.sha256(jax.device_get(tree))
+
+
+def curve(path) -> list[dict]:
+    """Rows of a metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ('seconds', 'session')} for row in rows]

@@ -1,10 +1,8 @@
 """Write the embedded data set in the layout of SIIM-FISABIO-RSNA COVID-19 Detection."""
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from data_pipelines.dicom_write import Storage, write_dicom
@@ -18,6 +16,7 @@ from data_pipelines.synthetic.siim_tables import (
     write_tables,
 )
 from data_pipelines.synthetic.sites import SITES
+from data_pipelines.workers import Died, map_isolated, with_progress
 
 RECIPE_VERSION = 1  # raise when the pictures change: an unfinished folder is then not continued
 SMALLEST_IMAGE = 32
@@ -129,8 +128,7 @@ def generate(
     `class_weights` the mix of negative, typical, indeterminate, atypical. `shortcut` is the
     probability that the burned-in marker of a train or validation patient follows the label; if
     it is positive, splits.csv prescribes the split of each patient. Raises UserError for wrong
-    arguments and for a folder with other contents. Processes are spawned: call it under
-    `if __name__ == '__main__'` or with processes=1.
+    arguments and for a folder with other contents.
     """
     _check(n_images, shortcut, class_weights, image_size)
     root = Path(directory)
@@ -145,11 +143,14 @@ def generate(
     cases = first_cases(n_images, seed, tuple(class_weights), shortcut)
     write = partial(write_image, directory=str(root), image_size=image_size)
     if processes > 1:
-        with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as pool:
-            listed = list(pool.map(write, cases, chunksize=8))
+        outcomes = with_progress(map_isolated(write, cases, processes), n_images, 'drawing')
     else:
-        listed = [write(case) for case in cases]
-    write_tables(root, listed)
+        outcomes = ((case, write(case)) for case in cases)
+    listed = dict(outcomes)
+    dead = [outcome for outcome in listed.values() if isinstance(outcome, Died)]
+    if dead:
+        raise UserError(f'Drawing stopped: {dead[0]}. Start again to draw what is missing.')
+    write_tables(root, [listed[case] for case in cases])
     if shortcut > 0:
         write_splits(root, {case.patient_id: case.split for case in cases})
     _save_note(root / 'synthetic.json', {**recipe, 'n_images': n_images})

@@ -1,0 +1,246 @@
+"""Interrupted equals uninterrupted, bit for bit: signals, damaged checkpoints, a full disk."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import orbax.checkpoint as ocp
+import pytest
+from tensorboardX.event_file_writer import EventsWriter
+
+from cxr_jax import main, stage
+from cxr_jax.checkpoint import Checkpoints
+from cxr_jax.interrupt import Interrupted, InterruptFlag
+from cxr_jax.progress import StageLog
+from cxr_jax.stage_store import StageDirectory
+from cxr_jax.tasks import TASKS
+from tests import tiny
+
+
+def assert_same_training(outcome, finished, undisturbed):
+    """Parameters, whole state and log of the two are equal, and they are whole."""
+    _, expected, directory = undisturbed
+    assert outcome.manifest['sha256'] == expected.manifest['sha256']
+    assert tiny.last_state(finished) == tiny.last_state(directory.finished)
+    rows = tiny.curve(finished / 'metrics.jsonl')
+    assert rows == tiny.curve(directory.finished / 'metrics.jsonl')
+    assert [row['step'] for row in rows] == list(range(1, tiny.STEPS + 1))
+
+
+def checkpoints_of(directory):
+    return sorted(path.name for path in (directory.partial / 'checkpoints').iterdir())
+
+
+def finish(each, data, store, undisturbed):
+    """Starts the stage again; it must end as the undisturbed one did."""
+    outcome = tiny.run(each, data, store)
+    assert not outcome.reused
+    assert_same_training(outcome, StageDirectory(store, each.name, each.key).finished, undisturbed)
+    return outcome
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_interrupted_equals_uninterrupted(name, tiny_data, undisturbed, tmp_path):
+    each, expected, _ = undisturbed(name)
+    assert len({row['loss'] for row in expected.metrics}) == tiny.STEPS
+    for step in (3, 5):
+        with pytest.raises(Interrupted, match=f'stage {name} stopped and saved at step {step} of'):
+            tiny.run(each, tiny_data, tmp_path, around=tiny.sigterm_at(step))
+    outcome = finish(each, tiny_data, tmp_path, undisturbed(name))
+    assert outcome.manifest['resumed'] == 2
+    assert [row['session'] for row in outcome.metrics] == [1, 1, 1, 2, 2, 3, 3, 3]
+    seconds = [row['seconds'] for row in outcome.metrics]
+    assert seconds == sorted(seconds) and outcome.manifest['wall_seconds'] >= seconds[-1]
+
+
+@pytest.fixture(scope='module')
+def stopped(tiny_data, undisturbed, tmp_path_factory):
+    """A classifier stopped at step 5: its store holds the checkpoints 4 and 5."""
+    each, _, _ = undisturbed('classify')
+    store = tmp_path_factory.mktemp('stopped')
+    with pytest.raises(Interrupted):
+        tiny.run(each, tiny_data, store, around=tiny.sigterm_at(5))
+    assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['4', '5']
+    return store
+
+
+@pytest.fixture
+def store(stopped, tmp_path):
+    """A copy of `stopped`."""
+    return shutil.copytree(stopped, tmp_path / 'store')
+
+
+def largest_file(folder):
+    """Holds the arrays of a checkpoint."""
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    path = largest_file(folder)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_one_bit(folder):
+    """In the middle of an array: it decompresses, to another number."""
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def write_zeros(folder):
+    path = largest_file(folder)
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def delete_metadata(folder):
+    (folder / '_CHECKPOINT_METADATA').unlink()
+
+
+def delete_arrays(folder):
+    shutil.rmtree(folder / 'default')
+
+
+@pytest.mark.parametrize(
+    'damage', [truncate, change_one_bit, write_zeros, delete_metadata, delete_arrays]
+)
+def test_a_damaged_checkpoint_is_left_out(damage, tiny_data, undisturbed, store, caplog):
+    each, _, _ = undisturbed('classify')
+    directory = StageDirectory(store, each.name, each.key)
+    damage(directory.partial / 'checkpoints' / '5')
+    outcome = finish(each, tiny_data, store, undisturbed('classify'))
+    assert [row['session'] for row in outcome.metrics] == [1] * 4 + [2] * 4
+    assert f'{os.sep}5 cannot be used and is set aside' in caplog.text
+    assert (directory.finished / 'checkpoints' / '5.broken').is_dir()
+
+
+def test_without_any_good_checkpoint_the_stage_starts_anew(tiny_data, undisturbed, store, caplog):
+    each, _, _ = undisturbed('classify')
+    directory = StageDirectory(store, each.name, each.key)
+    for step in ('4', '5'):
+        change_one_bit(directory.partial / 'checkpoints' / step)
+    outcome = finish(each, tiny_data, store, undisturbed('classify'))
+    assert outcome.manifest['resumed'] == 0 and outcome.metrics[0]['session'] == 1
+    assert caplog.text.count('cannot be used') == 2
+
+
+def test_what_a_kill_leaves_behind_is_cleared(tiny_data, undisturbed, store):
+    """Half a save, half a line of the log, a temporary file, a stage not yet renamed."""
+    each, _, _ = undisturbed('classify')
+    directory = StageDirectory(store, each.name, each.key)
+    half = directory.partial / 'checkpoints' / '6.orbax-checkpoint-tmp'
+    shutil.copytree(directory.partial / 'checkpoints' / '5', half)
+    shutil.copytree(half, half.with_name('7.orbax-checkpoint-tmp-1'))
+    truncate(half)
+    with open(directory.partial / 'metrics.jsonl', 'a') as log:
+        log.write('{"step": 6, "loss": 9.9, "seconds": 1, "session": 1}\n{"step": 7, "lo')
+    (directory.partial / 'provenance.json.tmp').write_text('{"half')
+    (directory.partial / 'manifest.json').write_text('{"sha256": "of another time"}')
+    finish(each, tiny_data, store, undisturbed('classify'))
+    left = sorted(path.name for path in (directory.finished / 'checkpoints').iterdir())
+    assert left == ['6', '8']
+
+
+def full_disk(*unused):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def fails_for(function, part):
+    """`function(source, target)` that finds the disk full where `part` is in the source's name."""
+    return lambda source, target: (
+        full_disk() if part in os.fspath(source) else function(source, target)
+    )
+
+
+FULL = {
+    'starting a checkpoint': (ocp.CheckpointManager, 'save', full_disk),
+    'ending it in the background': (os, 'rename', fails_for(os.rename, 'orbax-checkpoint-tmp')),
+    'its hash': (os, 'fsync', full_disk),
+    'TensorBoard': (EventsWriter, 'write_event', full_disk),
+    'the manifest': (os, 'replace', fails_for(os.replace, 'manifest.json')),
+    'the final name': (os, 'rename', fails_for(os.rename, '.partial')),
+}
+
+
+@pytest.mark.parametrize('where', FULL)
+def test_a_full_disk(where, tiny_data, undisturbed, store, monkeypatch, capsys):
+    each, _, _ = undisturbed('classify')
+    directory = StageDirectory(store, each.name, each.key)
+
+    def command(*unused, **names):
+        tiny.run(each, tiny_data, store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*FULL[where])
+        patch.setattr(main.app, 'run', command)
+        with pytest.raises(SystemExit) as stopped:
+            main.command_line()
+    assert stopped.value.code == 2
+    assert 'The disk is full' in capsys.readouterr().err
+    assert not directory.finished.exists()
+    finish(each, tiny_data, store, undisturbed('classify'))
+
+
+def test_sigterm_during_the_last_save(tiny_data, undisturbed, store, monkeypatch):
+    """It is not lost: the process leaves before the next stage, and nothing is trained again."""
+    each, _, _ = undisturbed('classify')
+    save = Checkpoints.save
+
+    def interrupted_save(self, state, wait=False):
+        if int(state.step) == tiny.STEPS:
+            signal.raise_signal(signal.SIGTERM)
+        save(self, state, wait)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match='at step 8 of 8'):
+        patch.setattr(Checkpoints, 'save', interrupted_save)
+        tiny.run(each, tiny_data, store)
+    outcome = tiny.run(each, tiny_data, store, around=tiny.no_training)
+    finished = StageDirectory(store, each.name, each.key).finished
+    assert_same_training(outcome, finished, undisturbed('classify'))
+
+
+def test_sigterm_while_the_log_is_written(tiny_data, undisturbed, store, monkeypatch):
+    """The step that the message names is saved, whenever the signal comes."""
+    each, _, _ = undisturbed('classify')
+    write = StageLog.write
+
+    def interrupted_write(self, rows, epoch):
+        write(self, rows, epoch)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match='at step 7 of 8'):
+        patch.setattr(stage, 'LOG_STEPS', 2)
+        patch.setattr(StageLog, 'write', interrupted_write)
+        tiny.run(each, tiny_data, store)
+    assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['6', '7']
+
+
+def test_a_second_signal_leaves_at_once():
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyboardInterrupt), InterruptFlag() as flag:
+        signal.raise_signal(signal.SIGINT)
+        assert flag.raised
+        signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_log_over_several_sessions(tmp_path, capsys):
+    """Rows beyond the checkpoint go, also half ones; time and sessions are carried on."""
+    rows = [
+        {'step': step, 'loss': 1.0 / step, 'seconds': 10.0 * step, 'session': 1 + (step > 3)}
+        for step in range(1, 7)
+    ]
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    (tmp_path / 'metrics.jsonl').write_bytes(text.encode() + b'{"step": 7, \xff')
+    log = StageLog(tmp_path, 'name', start=5, total=8, batch_size=4)
+    assert log.rows == rows[:5] and log.sessions == 3
+    assert 50 <= log.seconds < 60
+    log.write([{'step': 6, 'loss': 0.5}], epoch=1.0)
+    log.close()
+    # Two of the three steps of session 1 lie between its first and last fetch, one of session 2.
+    assert log.images_per_second() == pytest.approx(3 * 4 / (20 + 10), abs=0.05)
+    assert log.last_mean(2) == {'loss': (1 / 5 + 0.5) / 2}
+    assert [row['step'] for row in tiny.curve(log.path)] == [1, 2, 3, 4, 5, 6]
