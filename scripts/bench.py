@@ -1,6 +1,6 @@
 """Measure speed, one JSON line per result on stdout.
 
-    python scripts/bench.py step       the train step as lowered on CPU against XLA's own convolutions
+    python scripts/bench.py step       the train step's CPU lowering against XLA's own operations
     python scripts/bench.py input      the loader against TFDS's own reading, record by record
     python scripts/bench.py ingest     reading DICOM files against the obvious pydicom script
 

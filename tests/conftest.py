@@ -5,9 +5,13 @@ import pathlib
 
 import pytest
 
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-)
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    # Tests compile far more than they compute.
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+])  # fmt: skip
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
