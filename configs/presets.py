@@ -27,7 +27,8 @@ REFERENCE = {
 
 # The reference study: ResNet-50, SGD (LARS for SwAV), 30 epochs per pretext task, 150 for the
 # classifier. It states no schedule, so the rate is constant; 0.01 is its classifier's stated rate
-# and the lowest of its search grid for every other stage.
+# and the lowest of its search grid for the others. Not stated either, and so our choice: crop
+# areas, degrees of the rotation, network input of 224 px, MoCo's queue (as long as the data).
 THESIS = {
     'stage.rot.batch_size': 16,
     'stage.rot.epochs': 30,

@@ -34,7 +34,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     data = open_prepared(config.data.dir or DATA_DIR, config.data.name, config.data.size)
     mesh = parallel.data_mesh()
     plan = make_plan(config, data, mesh.size)
-    found = claim_workdir(workdir, config, data)
+    found = claim_workdir(workdir, config, data, plan.stages[-1].key)
     if found:
         print(report.format_table(found))
         return found
@@ -64,32 +64,44 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
 
     # 5. The report.
     results = assemble(config, plan, outcomes, data, predictions, workdir, banner, command)
+    labelled = predictions.labels >= 0
     chosen = report.choose_examples(predictions.probabilities, predictions.labels)
     report.write_report(
         workdir,
         results,
         curves=[outcome.metrics for outcome in outcomes],
-        predictions={'probabilities': predictions.probabilities, 'labels': predictions.labels},
+        predictions={
+            'probabilities': predictions.probabilities[labelled],
+            'labels': predictions.labels[labelled],
+        },
         gallery=gallery_arrays(predictions, chosen, classifier, data, config.data.region, 'test'),
     )
     print(report.format_table(results))
     return results
 
 
-def claim_workdir(workdir: pathlib.Path, config: ConfigDict, data: PreparedData) -> dict | None:
-    """Results if this very run is finished there; UserError if the workdir is another run's."""
-    identity = {'config': provenance.plain(config.to_dict()), 'data': data.fingerprint}
-    path = workdir / RUN_FILE
+def claim_workdir(
+    workdir: pathlib.Path, config: ConfigDict, data: PreparedData, last_key: str
+) -> dict | None:
+    """Results if this very run is finished there, `last_key` being its last stage's.
+
+    UserError if the workdir holds results of another run, or one on other data. A run that did not
+    finish may be started again with other settings: what it trained lies in the store.
+    """
+    settings = provenance.plain(config.to_dict())
+    # Where things lie does not change what comes out.
+    del settings['store'], settings['data']['dir']
+    identity = {'config': settings, 'data': data.fingerprint, 'last_stage': last_key}
+    path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
         before = json.loads(path.read_text())
         differences = _differences(before, identity)
-        if differences:
+        if differences and (results.is_file() or before['data'] != data.fingerprint):
             raise UserError(
                 f'{workdir} holds a run with other settings or data, which this one would '
                 f'overwrite; give another --workdir, or delete it. (There, here):\n{differences}'
             )
-        results = workdir / RESULTS_FILE
-        if results.is_file():
+        if not differences and results.is_file():
             return json.loads(results.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, identity)

@@ -13,16 +13,17 @@ def learning_rate(config, total_steps: int, steps_per_epoch: int):
     changes only at the start of an epoch (mmcv's default). Warm-up: lr·(step + 1) / warm-up steps.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
+    drops = [round(milestone * total_steps) for milestone in config.milestones]
 
     def schedule(step):
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step)
         position = step // steps_per_epoch * steps_per_epoch if config.by_epoch else step
         if config.schedule == 'cosine':
             progress = jnp.maximum(position - warmup, 0) / max(total_steps - warmup, 1)
             floor = config.final_factor
             factor = floor + 0.5 * (1 - floor) * (1 + jnp.cos(jnp.pi * progress))
         elif config.schedule == 'step':
-            passed = sum(position / total_steps >= m for m in config.milestones)
+            passed = sum(position >= drop for drop in drops)
             factor = config.step_factor ** jnp.asarray(passed, jnp.float32)
         else:
             factor = jnp.ones(())

@@ -11,11 +11,15 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data_pipelines.errors import UserError
+
 AXIS = 'data'
 
 
 def data_mesh(devices=None) -> Mesh:
-    """One-dimensional mesh over `devices` (default: all of them, over all hosts)."""
+    """One-dimensional mesh over `devices` (default: all of this process)."""
+    if jax.process_count() > 1:
+        raise UserError('Several processes in one run are not supported yet; start one per host.')
     return Mesh(np.asarray(devices if devices is not None else jax.devices()), (AXIS,))
 
 

@@ -94,6 +94,18 @@ def check_data(config, data) -> None:
             'images without one. Prepare the data with masks (<source>/lung_masks/<image>.png, or '
             'a lung_mask column in the csv), or use --config.data.region=full.'
         )
+    if not data.counts['test']:
+        raise UserError(
+            f'The test split of {data.directory} is empty, so nothing could be evaluated. Prepare '
+            'the data again with more patients, or with a splits.csv that has test patients.'
+        )
+    unlabelled = data.counts['train'] - sum(data.class_counts['train'])
+    if data.classes and unlabelled:
+        raise UserError(
+            f'{unlabelled} of the {data.counts["train"]} training images of {data.directory} have '
+            'no label, so the classifier cannot learn from them. Give them a label in the csv, or '
+            'leave them out, and prepare again.'
+        )
     for name, count in zip(data.classes, data.class_counts['train'], strict=True):
         if not count:
             raise UserError(
@@ -119,7 +131,6 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
         batch_size=batch,
         steps_per_epoch=images // batch,
         devices=devices,
-        image_size=task.image_size,
         feature_width=8 * config.backbone.width * EXPANSION[config.backbone.depth],
         classes=data.classes,
     )

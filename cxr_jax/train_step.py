@@ -43,7 +43,7 @@ def make_train_step(task, backbone, transform, schedule, mesh, region: str, gray
         params, extra = task.after_update(params, extra, state.step)
         metrics = parallel.mean(metrics) | {
             'loss': loss,
-            'grad_norm': optax.global_norm(grads),
+            'grad_norm': optax.tree.norm(grads),
             'learning_rate': schedule(state.step),
         }
         state = state.replace(

@@ -60,8 +60,9 @@ class PreparedData:
 def open_prepared(data_dir: str | Path, name: str, size: int) -> PreparedData:
     """Open <data_dir>/<name>/<size>px; a UserError says how to prepare what is missing."""
     directory = Path(data_dir) / name / f'{size}px'
+    source = '' if name == 'synthetic_cxr' else '--source <folder of the raw files> '
     command = (
-        f'python -m data_pipelines.prepare --dataset {name} --source <folder of the raw files> '
+        f'python -m data_pipelines.prepare --dataset {name} {source}'
         f'--data_dir {data_dir} --size {size}'
     )
     if not (directory / CARD_FILE).is_file():

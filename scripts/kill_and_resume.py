@@ -53,22 +53,20 @@ def main() -> int:
     parser.add_argument('flags', nargs='*', default=SHORT)
     arguments = parser.parse_args()
     whole, killed = (arguments.folder / name / 'run' for name in ('whole', 'killed'))
-    began = time.monotonic()
     if start(whole, arguments.flags).wait():
         raise SystemExit('The uninterrupted run failed; run the same flags by hand to see why.')
-    duration = time.monotonic() - began
+    stages = killed.parent / 'stages'
+    share = sum(steps_logged(whole.parent / 'stages').values()) // (arguments.kills + 1)
     rng = random.Random(arguments.seed)
     for kill in range(arguments.kills):
         run = start(killed, arguments.flags)
-        # On average the kills share out the duration, and every start compiles once more.
-        wait = rng.uniform(0.15, 0.35) * duration
-        try:
-            run.wait(wait)
-        except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-        state = steps_logged(killed.parent / 'stages')
-        line = {'kill': kill + 1, 'after_s': round(wait, 1), 'code': run.returncode, 'steps': state}
+        # After some progress, then at any moment: in a step, a save, or between two stages.
+        goal = sum(steps_logged(stages).values()) + rng.randint(1, share)
+        while run.poll() is None and sum(steps_logged(stages).values()) < goal:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 2))
+        run.send_signal(signal.SIGKILL)
+        line = {'kill': kill + 1, 'code': run.wait(), 'steps': steps_logged(stages)}
         print(json.dumps(line), flush=True)
     if start(killed, arguments.flags).wait():
         raise SystemExit('The last start failed.')

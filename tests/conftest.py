@@ -11,6 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join([
     # Tests compile far more than they compute.
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_use_fusion_emitters=false',
 ])  # fmt: skip
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 

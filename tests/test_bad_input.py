@@ -118,6 +118,7 @@ def test_the_command_line_itself(command, words, expected):
         ('backbone.dtype=float8', ['dtype=float8', 'bfloat16']),
         ('data.region=lung', ['region=lung', 'full, lungs_black, lungs_gray, background']),
         ('stage.moco.task.image_size=0', ['stage.moco.task.image_size=0']),
+        ('stage.moco.task.features=-1', ['task.features=-1', 'negative']),
         ('stage.moco.task.queue_size=lots', ['task.queue_size=lots', 'a whole number or auto']),
         ('stage.moco.task.queue_size=-64', ['task.queue_size=-64', 'a whole number or auto']),
         ('stage.moco.task.queue_size=100', ['multiple of the batch size 64', 'use 64']),

@@ -42,7 +42,8 @@ def test_arguments(argument, expected):
 
 
 @pytest.mark.parametrize(
-    'argument', ['', ',preset=demo', 'moco_', 'classify', 'scratch_rot', 'rot,demo', 'rot,preset=']
+    'argument',
+    ['', ',preset=demo', 'moco_', 'classify', 'rot,demo', 'rot,preset=', 'rot,p=thesis'],
 )
 def test_arguments_that_mean_nothing(argument):
     with pytest.raises(UserError):

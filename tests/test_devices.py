@@ -28,7 +28,6 @@ FACTS = Facts(
     batch_size=BATCH,
     steps_per_epoch=1,
     devices=8,
-    image_size=64,
     feature_width=64,
     classes=('negative', 'typical', 'other'),
 )

@@ -73,6 +73,15 @@ def test_cosine_by_epoch_is_mmcvs():
     np.testing.assert_allclose([schedule(i) for i in range(50)], np.repeat(expected, 10), rtol=1e-5)
 
 
+def test_step_schedule_drops_at_whole_epochs_of_the_reference():
+    """MMSelfSup's 30 and 50 of 70 epochs, at a number of steps whose share is not exact."""
+    schedule = jax.jit(
+        learning_rate(config(schedule='step', milestones=(30 / 70, 50 / 70)), 70 * 7, 7)
+    )
+    rates = [float(schedule(i)) for i in range(70 * 7)]
+    np.testing.assert_allclose(rates, np.repeat([0.3, 0.03, 0.003], [210, 140, 140]), rtol=1e-5)
+
+
 def test_step_schedule_changes_at_milestones():
     schedule = learning_rate(config(schedule='step', milestones=(0.5, 0.8)), 10, 1)
     expected = [0.3] * 5 + [0.03] * 3 + [0.003] * 2

@@ -20,7 +20,6 @@ def facts(**changes):
         'batch_size': 64,
         'steps_per_epoch': 15,
         'devices': 1,
-        'image_size': 64,
         'feature_width': 512,
         'classes': ('a', 'b'),
     }

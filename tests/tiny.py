@@ -6,6 +6,7 @@ Every task's step is compiled once per session and shared by all tests.
 import contextlib
 import functools
 import json
+import os
 import signal
 from unittest import mock
 
@@ -148,3 +149,24 @@ def curve(path) -> list[dict]:
     """Rows of a metrics.jsonl without what depends on the clock."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ('seconds', 'session')} for row in rows]
+
+
+def assert_same_training(one, other):
+    """Both StageDirectories are finished and whole: same parameters, whole state and log."""
+    assert one.manifest()['sha256'] == other.manifest()['sha256']
+    assert last_state(one.finished) == last_state(other.finished)
+    rows = curve(one.finished / 'metrics.jsonl')
+    assert rows == curve(other.finished / 'metrics.jsonl')
+    assert [row['step'] for row in rows] == list(range(1, STEPS + 1))
+
+
+def largest_file(folder):
+    """Of a checkpoint: holds its arrays."""
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    """Cuts its largest file in half."""
+    path = largest_file(folder)
+    os.truncate(path, path.stat().st_size // 2)

@@ -16,7 +16,6 @@ class Facts:
     batch_size: int  # global
     steps_per_epoch: int
     devices: int
-    image_size: int  # of the network's input, pixels
     feature_width: int
     classes: tuple[str, ...]
 
@@ -74,8 +73,8 @@ def queue_rows(name: str, asked: Auto, limit: int, facts: Facts) -> tuple[int, s
         )
     if asked > facts.images:
         raise UserError(
-            f'{name}={asked} is larger than the {facts.images} training images, so older views of '
-            f'an image would act as its own negatives; use at most '
+            f'{name}={asked} is larger than the {facts.images} training images, so it would hold '
+            f'several views of every image, as negatives of each other; use at most '
             f'{facts.images // batch * batch}, or auto.'
         )
     return asked, ''

@@ -29,15 +29,19 @@ def from_settings(default, settings, where: str) -> Task:
         current = getattr(default, name)
         if dataclasses.is_dataclass(current):
             value = from_settings(current, value, f'{where}.{name}')
-        elif hints[name] == Auto and value != 'auto':
-            value = _whole_number(value, f'{where}.{name}')
+        elif hints[name] == Auto:
+            value = _auto_or_whole_number(value, f'{where}.{name}')
         elif isinstance(current, tuple):
             value = _range(value, f'{where}.{name}')
+        elif isinstance(current, int | float) and value < 0:
+            raise UserError(f'--config.{where}.{name}={value} must not be negative.')
         changes[name] = value
     return dataclasses.replace(default, **changes)
 
 
-def _whole_number(value: str, where: str) -> int:
+def _auto_or_whole_number(value: str, where: str) -> Auto:
+    if value == 'auto':
+        return value
     if not str(value).isdecimal():
         raise UserError(f'--config.{where}={value} must be a whole number or auto.')
     return int(value)

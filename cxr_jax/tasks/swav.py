@@ -79,6 +79,13 @@ class SwAV(Task):
             notes['hidden'] = "the backbone's feature width"
         if prototypes < 2:
             raise UserError(f'prototypes={prototypes}: SwAV needs at least 2.')
+        positive = (self.temperature, self.epsilon, self.small_size, self.iterations)
+        if min(positive) <= 0:
+            raise UserError('temperature, epsilon, small_size and iterations must be above 0.')
+        if prototypes > batch + rows:
+            notes['prototypes'] = (
+                f'more than the {batch + rows} rows of batch and queue: they cannot be used evenly'
+            )
         start = round(self.queue_start_epoch * facts.steps_per_epoch)
         resolved = dataclasses.replace(
             self, prototypes=prototypes, queue_size=rows, hidden=hidden, queue_start_step=start
