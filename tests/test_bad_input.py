@@ -150,7 +150,21 @@ def test_overrides(command, tmp_path, override, expected):
             'data.region=lungs_gray',
             ['lungs_gray needs a lung mask', '--config.data.region=full'],
         ),
-        ({'counts': {'train': 5}}, 'seed=0', ['5 images', 'must be 8 or more']),
+        (
+            {'counts': {'train': 5, 'test': 3}, 'class_counts': {'train': [2, 1, 1, 1]}},
+            'seed=0',
+            ['5 images', 'must be 8 or more'],
+        ),
+        (
+            {'counts': {'train': 560, 'test': 0}},
+            'seed=0',
+            ['The test split of', 'is empty'],
+        ),
+        (
+            {'class_counts': {'train': [140, 140, 140, 100]}},
+            'seed=0',
+            ['40 of the 560 training images', 'have no label'],
+        ),
         ({}, f'data.size={SIZE + 1}', [f'{SIZE + 1}px holds no prepared', f'there: [{SIZE}]']),
         ({}, 'data.name=mine', ['data_pipelines.prepare --dataset mine', '--data_dir prepared']),
         ({}, 'data.dir=elsewhere', ['elsewhere', '--data_dir elsewhere', '--size']),

@@ -139,6 +139,9 @@ def test_auto_values_follow_the_data():
         (MoCo(queue_size=100), 'not a multiple of the batch size 64'),
         (MoCo(queue_size=65536), 'larger than the 1000 training images'),
         (MoCo(queue_size=64, key_groups=3), 'key_groups=3 must divide'),
+        (MoCo(queue_size=64, key_groups=0), 'key_groups=0 must be 1 or more'),
+        (MoCo(queue_size=0), 'a queue of at least one batch'),
+        (SwAV(queue_size=64, temperature=0), 'must be above 0'),
         (SwAV(queue_size=0, prototypes=1), 'needs at least 2'),
     ],
 )
