@@ -95,7 +95,11 @@ def claim_workdir(
     path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
         before = json.loads(path.read_text())
-        differences = _differences(before, identity)
+        last = before.pop('last_stage', '')
+        differences = _differences(before, {k: identity[k] for k in before})
+        if not differences and last != last_key:
+            # Another weights file of the same name, another compute dtype, another stage format.
+            differences = f'  the stages themselves: {last}, {last_key}'
         if differences and (results.is_file() or before['data'] != data.fingerprint):
             raise UserError(
                 f'{workdir} holds a run with other settings or data, which this one would '
