@@ -198,7 +198,15 @@ def test_sigterm_while_the_log_is_written(tiny_data, undisturbed, store, monkeyp
     assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['5', '7']
 
 
-def test_a_second_signal_leaves_at_once():
+@pytest.fixture
+def interruptible():
+    """Python's own SIGINT, also where a shell started the tests in the background, without it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+def test_a_second_signal_leaves_at_once(interruptible):
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(KeyboardInterrupt), InterruptFlag() as flag:
         signal.raise_signal(signal.SIGINT)
