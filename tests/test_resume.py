@@ -9,6 +9,7 @@ import signal
 import orbax.checkpoint as ocp
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from cxr_jax import main, stage
 from cxr_jax.checkpoint import Checkpoints
@@ -232,3 +233,19 @@ def test_log_over_several_sessions(tmp_path, capsys):
     assert log.images_per_second() == pytest.approx(3 * 4 / (20 + 10), abs=0.05)
     assert log.last_mean(2) == {'loss': (1 / 5 + 0.5) / 2}
     assert [row['step'] for row in tiny.curve(log.path)] == [1, 2, 3, 4, 5, 6]
+    # TensorBoard drops what it knows from the step of a START on, and keeps the rows before it.
+    _, start, row = events(tmp_path / 'tensorboard')
+    assert start.step == 6 and start.session_log.status == SessionLog.START
+    assert row.step == 6 and row.summary.value[0].tag == 'loss'
+    assert row.summary.value[0].simple_value == 0.5
+
+
+def events(folder):
+    """The Events of its only file: length (8 bytes), checksum (4), event, checksum (4), ..."""
+    (path,) = folder.iterdir()
+    content, found = path.read_bytes(), []
+    while content:
+        end = 12 + int.from_bytes(content[:8], 'little')
+        found.append(Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    return found

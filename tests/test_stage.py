@@ -84,11 +84,14 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
         f'with StageDirectory(pathlib.Path({str(tmp_path)!r}), {each.name!r}, {each.key!r}).lock():'
         ' print("locked", flush=True); time.sleep(600)'
     )
-    with subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE) as other:
+    other = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE)
+    try:
         assert other.stdout.readline() == b'locked\n'
         with pytest.raises(UserError, match=f'Another process is training .*{each.key}'):
             tiny.run(each, tiny_data, tmp_path, around=tiny.no_training)
+    finally:
         other.kill()
+        other.communicate()
     assert not directory.partial.exists()
     with directory.lock():
         pass
