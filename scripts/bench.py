@@ -208,15 +208,11 @@ def train_step_runs(size: int, batch: int) -> Callable[[], int]:
 def bench_step(rounds: int) -> None:
     """The whole step: views, forward, backward, update; batch 64 at 64 px."""
 
-    def plain_convolution(x, kernel, stride=1, padding=0, axis_name=None):
-        del axis_name
-        return conv.xla_convolution(x, kernel, stride, padding)
-
     def plain_pool(x):
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     with (
-        mock.patch.object(conv, 'conv2d', plain_convolution),
+        mock.patch.object(conv, 'conv2d', conv.xla_convolution),
         mock.patch.object(resnet, 'max_pool', plain_pool),
     ):
         runs = {'XLA convolutions': train_step_runs(64, 64)}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.models.conv import conv2d, max_pool
+from cxr_jax.models.conv import conv2d, max_pool, winograd, xla_convolution
 from cxr_jax.models.resnet import ResNet
 from cxr_jax.models.torch_weights import load_resnet
 from data_pipelines.errors import UserError
@@ -64,34 +64,50 @@ def test_wrong_width_lists_every_leaf():
 
 
 @pytest.mark.parametrize(
-    ('width', 'size', 'stride'), [(9, 3, 1), (4, 3, 1), (9, 3, 2), (8, 7, 2), (9, 1, 2), (8, 1, 1)]
+    ('size', 'stride', 'height', 'width', 'channels'),
+    [
+        (3, 1, 9, 8, 5),
+        (3, 2, 9, 8, 5),
+        (7, 2, 8, 9, 1),
+        (1, 2, 9, 8, 5),
+        (1, 1, 8, 8, 5),
+        # From here on Winograd's: whole tiles, then a part of one at either edge.
+        (3, 1, 4, 6, 64),
+        (3, 1, 5, 6, 64),
+        (3, 1, 6, 5, 64),
+    ],
 )
-def test_cpu_lowering_equals_xla_convolution(width, size, stride):
-    """Value and both gradients, for every branch of the lowering."""
+def test_cpu_lowering_equals_xla_convolution(size, stride, height, width, channels):
+    """Value and both gradients, for every branch of the lowering, in float64."""
     rng = np.random.default_rng(width)
-    x = rng.normal(size=(3, width, width, 5)).astype('float32')
-    kernel = rng.normal(size=(size, size, 5, 6)).astype('float32')
-    weight = rng.normal(size=(3, -(-width // stride), -(-width // stride), 6)).astype('float32')
-
-    def xla(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(size // 2, size // 2)] * 2,
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        )
+    features = channels + 1
+    x = rng.normal(size=(2, height, width, channels))
+    kernel = rng.normal(size=(size, size, channels, features)) / (size * channels**0.5)
+    weight = rng.normal(size=(2, -(-height // stride), -(-width // stride), features))
 
     def value_and_gradients(convolve):
         # Squared, so that the gradient depends on the value and every path is exercised.
         function = jax.value_and_grad(
-            lambda x, k: (jnp.square(convolve(x, k)) * weight).sum(), (0, 1)
+            lambda x, k: (jnp.square(convolve(x, k, stride, size // 2)) * weight).sum(), (0, 1)
         )
-        return jax.tree.leaves(function(x, kernel))
+        return jax.tree.leaves(function(jnp.asarray(x), jnp.asarray(kernel)))
 
-    actual = value_and_gradients(lambda x, k: conv2d(x, k, stride, size // 2))
-    for a, b in zip(actual, value_and_gradients(xla), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-3)
+    with jax.enable_x64(True):
+        expected = value_and_gradients(xla_convolution)
+        for a, b in zip(value_and_gradients(conv2d), expected, strict=True):
+            assert a.dtype == jnp.float64
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_winograd_rounds_little():
+    """float32 at the widest layer of a ResNet-18 against float64."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 4, 4, 512)).astype('float32')
+    kernel = rng.normal(size=(3, 3, 512, 512)).astype('float32')
+    with jax.enable_x64(True):
+        exact = np.asarray(xla_convolution(*(jnp.asarray(a, float) for a in (x, kernel)), 1, 1))
+    error = np.linalg.norm(winograd(x, kernel) - exact) / np.linalg.norm(exact)
+    assert error < 3e-6
 
 
 @pytest.mark.parametrize('size', [(8, 8), (9, 6)])

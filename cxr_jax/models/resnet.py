@@ -62,7 +62,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool, groups: int = 1):
         def conv(*args, **kwargs):
-            return Conv(*args, dtype=self.dtype, axis_name=self.axis_name, **kwargs)
+            return Conv(*args, dtype=self.dtype, **kwargs)
 
         def norm(**kwargs):
             return BatchNorm(axis_name=self.axis_name, groups=groups, **kwargs)
