@@ -71,6 +71,7 @@ def stage_config(name: str) -> ConfigDict:
     stage.optimizer.milestones = (0.6, 0.8)  # step: where the rate drops, as shares of the stage
     stage.optimizer.step_factor = 0.1  # step: factor at each milestone
     stage.optimizer.warmup_epochs = 0.0  # linear warm-up
+    stage.optimizer.warmup_ratio = 0.0  # share of the rate that the warm-up starts from
     stage.task = ConfigDict(to_settings(TASKS[name]()))  # comments: cxr_jax/tasks/<name>.py
     stage.update_from_flattened_dict(presets.REFERENCE[name])
     return stage

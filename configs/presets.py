@@ -9,6 +9,7 @@ REFERENCE = {
         'optimizer.schedule': 'step',
         'optimizer.milestones': (30 / 70, 50 / 70),
         'optimizer.warmup_epochs': 5.0,
+        'optimizer.warmup_ratio': 0.1,
     },
     'moco': {'epochs': 200, 'optimizer.lr': 0.03, 'optimizer.by_epoch': True},
     'swav': {
@@ -35,6 +36,7 @@ THESIS = {
     'stage.rot.optimizer.lr': 0.01,
     'stage.rot.optimizer.schedule': 'constant',
     'stage.rot.optimizer.warmup_epochs': 0.0,
+    'stage.rot.optimizer.warmup_ratio': 0.0,
     'stage.rot.task.augment.crop_scale': (0.2, 1.0),
     'stage.moco.batch_size': 32,
     'stage.moco.epochs': 30,
@@ -72,6 +74,7 @@ DEMO = {
     'stage.rot.optimizer.lr': 0.02,
     'stage.rot.optimizer.schedule': 'cosine',
     'stage.rot.optimizer.warmup_epochs': 1.0,
+    'stage.rot.optimizer.warmup_ratio': 0.0,
     'stage.moco.batch_size': 64,
     'stage.moco.epochs': 6,
     'stage.moco.task.image_size': 64,

@@ -1,5 +1,6 @@
 """The method, top to bottom: backbone -> stage -> stage -> classifier -> evaluation -> report."""
 
+import contextlib
 import json
 import pathlib
 
@@ -9,12 +10,12 @@ from ml_collections import ConfigDict
 from cxr_jax import parallel, provenance, report
 from cxr_jax import state as states
 from cxr_jax.evaluate import gallery_arrays, predict
+from cxr_jax.files import write_json
 from cxr_jax.metrics import attention_figures, classification_figures
 from cxr_jax.models.backbone import build_backbone
 from cxr_jax.models.torch_weights import load_resnet
 from cxr_jax.plan import Plan, make_plan
 from cxr_jax.stage import Outcome, run_stage, stage_seed
-from cxr_jax.stage_store import write_json
 from data_pipelines.errors import UserError
 from data_pipelines.loader import PreparedData, open_prepared
 
@@ -106,7 +107,8 @@ def claim_workdir(
                 f'overwrite; give another --workdir, or delete it. (There, here):\n{differences}'
             )
         if not differences and results.is_file():
-            return json.loads(results.read_text())
+            with contextlib.suppress(json.JSONDecodeError):  # damaged: written anew
+                return json.loads(results.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, identity)
     return None
@@ -166,7 +168,11 @@ def announce(config: ConfigDict, plan: Plan, data: PreparedData, mesh) -> None:
 def announce_stage(outcome: Outcome) -> None:
     manifest = outcome.manifest
     state = 'found finished' if outcome.reused else f'trained in {manifest["wall_seconds"]:.0f} s'
-    metrics = ', '.join(f'{k} {v:.4g}' for k, v in manifest['final_metrics'].items())
+    metrics = ', '.join(
+        f'{k} {v:.4g}'
+        for k, v in manifest['final_metrics'].items()
+        if k not in ('grad_norm', 'learning_rate')
+    )
     print(f'{manifest["task"]}: {state} ({metrics})', flush=True)
 
 
@@ -216,6 +222,9 @@ def assemble(
 
 def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
     manifest = outcome.manifest
+    places = [{k: session[k] for k in ('versions', 'device')} for session in manifest['sessions']]
+    if any(place != places[0] for place in places):
+        notes = [*notes, 'its sessions ran with different versions or devices (see its manifest)']
     return {
         'task': stage.name,
         'key': stage.key,

@@ -10,7 +10,8 @@ def learning_rate(config, total_steps: int, steps_per_epoch: int):
 
     `cosine`: from lr to lr·final_factor between the end of the warm-up and total_steps; `step`:
     times step_factor at each milestone (share of the stage); `constant`. With `by_epoch` the rate
-    changes only at the start of an epoch (mmcv's default). Warm-up: lr·(step + 1) / warm-up steps.
+    changes only at the start of an epoch (mmcv's default). Warm-up: lr·(step + 1) / warm-up steps,
+    or, with a `warmup_ratio` r > 0, mmcv's lr·(r + (1 - r)·step / warm-up steps).
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     drops = [round(milestone * total_steps) for milestone in config.milestones]
@@ -27,8 +28,10 @@ def learning_rate(config, total_steps: int, steps_per_epoch: int):
             factor = config.step_factor ** jnp.asarray(passed, jnp.float32)
         else:
             factor = jnp.ones(())
-        rising = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
-        return config.lr * jnp.where(step < warmup, rising, factor)
+        first = config.warmup_ratio
+        # From nothing, the first step would be lost: it counts as one done.
+        rising = first + (1 - first) * (step + (first == 0)) / max(warmup, 1)
+        return config.lr * jnp.where(step < warmup, rising * factor, factor)
 
     return schedule
 

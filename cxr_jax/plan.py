@@ -54,6 +54,9 @@ def check_config(config, devices: int) -> None:
         _check_batch(f'{where}.batch_size', stage.batch_size, devices)
         _at_least(f'{where}.epochs', stage.epochs, 1)
         _at_least(f'{where}.task.image_size', stage.task.image_size, 1)
+        _at_least(f'{where}.checkpoint_epochs', stage.checkpoint_epochs, 0)
+        _at_least(f'{where}.optimizer.lr', stage.optimizer.lr, 0)
+        _at_least(f'{where}.optimizer.warmup_epochs', stage.optimizer.warmup_epochs, 0)
         _one_of(f'{where}.optimizer.name', stage.optimizer.name, ('sgd', 'lars'))
         schedules = ('cosine', 'step', 'constant')
         _one_of(f'{where}.optimizer.schedule', stage.optimizer.schedule, schedules)
@@ -71,7 +74,7 @@ def _one_of(where: str, value, known) -> None:
         raise UserError(f'--config.{where}={value} is not known; choose one of {choices}.')
 
 
-def _at_least(where: str, value: int, least: int) -> None:
+def _at_least(where: str, value: float, least: int) -> None:
     if value < least:
         raise UserError(f'--config.{where}={value} is too small; it must be {least} or more.')
 

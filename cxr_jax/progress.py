@@ -12,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from cxr_jax.stage_store import write_text
+from cxr_jax.files import write_text
 
 PLAIN_LINE_SECONDS = 20.0
 BOOKKEEPING = ('step', 'seconds', 'session')

@@ -3,20 +3,22 @@
 import collections
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import json
 import math
 import pathlib
 
 import jax
-import numpy as np
 
 from cxr_jax import parallel
 from cxr_jax import state as states
 from cxr_jax.checkpoint import Checkpoints, restore_tree
+from cxr_jax.files import write_json
 from cxr_jax.interrupt import Interrupted, InterruptFlag
 from cxr_jax.optim import learning_rate, optimizer
 from cxr_jax.progress import StageLog, read_metrics
-from cxr_jax.stage_store import StageDirectory, write_json
+from cxr_jax.stage_store import StageDirectory
 from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train_step import make_train_step
 from cxr_jax.views.region import needs_masks
@@ -29,6 +31,10 @@ IN_FLIGHT = 2  # batches on their way to the devices
 
 class NotFinite(UserError):
     """The loss or the state became NaN or infinite."""
+
+
+class Damaged(Exception):
+    """A finished stage whose files are not what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,37 +101,39 @@ def run_stage(
     create, transform, schedule = build_stage(stage, backbone)
     like = parallel.abstract_replicated(mesh, jax.eval_shape(create, parent))
     directory = StageDirectory(store, stage.name, stage.key)
-    found = load_finished(directory, like)
-    if found:
-        return found
-    gray = data.statistics['full']['mean']
-    step = make_train_step(stage.task, backbone, transform, schedule, mesh, stage.region, gray)
-    with directory.lock():
-        # Before the lock was free, another process may have finished this stage.
+    with contextlib.suppress(Damaged):
         found = load_finished(directory, like)
         if found:
             return found
-        if directory.finished.exists():
+    gray = data.statistics['full']['mean']
+    step = make_train_step(stage.task, backbone, transform, schedule, mesh, stage.region, gray)
+    with directory.lock():
+        try:  # again: before the lock was free, another process may have finished this stage
+            found = load_finished(directory, like)
+            if found:
+                return found
+        except Damaged as reason:
             aside = directory.discard()
-            print(f'{directory.finished} is damaged; set aside as {aside}, trained anew.')
+            print(f'{directory.finished} is damaged ({reason}); set aside as {aside}.')
         partial, total = directory.partial, stage.total_steps
         partial.mkdir(exist_ok=True)
-        write_json(partial / 'provenance.json', provenance | {'content': stage.content})
         with contextlib.closing(Checkpoints(partial)) as checkpoints:
             state = checkpoints.restore(like)
             # Through an identity on the devices: arrays as orbax restores them may refuse donation.
             state = parallel.replicate(mesh, jax.jit(create)(parent) if state is None else state)
+            sessions = record_session(partial, provenance, int(state.step))
             log = StageLog(partial, stage.name, int(state.step), total, stage.facts.batch_size)
             with contextlib.closing(log):
                 state = _train(stage, step, state, data, mesh, checkpoints, log)
         final = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
         manifest = provenance | {
+            'sessions': sessions,
             'task': stage.name,
             'key': stage.key,
             'parent_key': stage.parent_key,
             'content': stage.content,
             'steps': total,
-            'resumed': log.sessions - 1,
+            'resumed': len(sessions) - 1,
             'wall_seconds': round(log.seconds, 2),
             'images_per_second': log.images_per_second(),
             'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
@@ -156,7 +164,7 @@ def _train(stage: Stage, step, state, data, mesh, checkpoints: Checkpoints, log:
 
     def save(wait):
         # The losses are those before the last update, which may itself have left their range.
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state))):
+        if not states.is_finite(state):
             raise NotFinite(_advice(stage, log.rows[-1], checkpoints.directory))
         log.sync()
         checkpoints.save(state, wait)
@@ -208,16 +216,35 @@ def _advice(stage: Stage, row: dict, checkpoints: pathlib.Path) -> str:
     )
 
 
+def record_session(partial: pathlib.Path, provenance: dict, step: int) -> list[dict]:
+    """All sessions of this stage, this one last: its first step, versions, git state, device."""
+    path = partial / 'sessions.json'
+    before = json.loads(path.read_text())['sessions'] if path.is_file() else []
+    own = {'step': step} | {k: provenance[k] for k in ('versions', 'git', 'device')}
+    write_json(path, {'sessions': [*before, own]})
+    return [*before, own]
+
+
 def load_finished(directory: StageDirectory, like) -> Outcome | None:
-    """The finished stage if it is there and its parameters hash to what its manifest says."""
+    """The finished stage, None if it is not there.
+
+    Raises Damaged if its parameters do not hash to what its manifest says; what the system refuses
+    (permissions, memory, open files) is no damage and raised as it is.
+    """
+    if not directory.finished.is_dir():
+        return None
     try:
         manifest = directory.manifest()
         path = directory.finished / 'checkpoints' / str(manifest['steps']) / 'default'
         whole = restore_tree(path, states.as_dict(like))
         variables = jax.device_get({k: whole[k] for k in ('params', 'batch_stats')})
         if states.sha256(variables) != manifest['sha256']:
-            return None
-    except Exception:  # orbax and tensorstore raise many types for broken files
-        return None
+            raise Damaged('its parameters are not those that were saved')
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # orbax and tensorstore raise many types for broken files
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise Damaged(str(error).partition('\n')[0] or type(error).__name__) from None
     metrics = read_metrics(directory.finished / 'metrics.jsonl')
     return Outcome(manifest, variables, metrics, reused=True)

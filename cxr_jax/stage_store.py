@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 
+from cxr_jax.files import rename, write_json
 from data_pipelines.errors import UserError
 
 MANIFEST = 'manifest.json'
@@ -63,8 +64,7 @@ class StageDirectory:
     def finish(self, manifest: dict) -> None:
         """Writes the manifest, forces it to disk and gives the directory its final name."""
         write_json(self.partial / MANIFEST, manifest)
-        os.rename(self.partial, self.finished)
-        _sync_directory(self.store)
+        rename(self.partial, self.finished)
 
     def discard(self) -> pathlib.Path:
         """Sets a finished stage aside whose content is broken; returns where it went."""
@@ -72,27 +72,3 @@ class StageDirectory:
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(self.finished, aside)
         return aside
-
-
-def write_json(path: pathlib.Path, content: dict) -> None:
-    """`content` as an indented JSON file, written by write_text."""
-    write_text(path, json.dumps(content, indent=2))
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Atomic: the old file or the whole new one, also after a crash or on a full disk."""
-    temporary = path.with_name(path.name + '.tmp')
-    with open(temporary, 'w') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

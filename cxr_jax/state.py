@@ -72,6 +72,16 @@ def hand_over_backbone(parent: dict, expected: dict, source: str) -> dict:
     return parent
 
 
+@jax.jit
+def _all_finite(tree):
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def is_finite(tree) -> bool:
+    """Whether no leaf has a NaN or an infinity."""
+    return bool(_all_finite(tree))
+
+
 def sha256(tree) -> str:
     """Hash of all leaves: names, shapes, dtypes and bytes, in order of their names."""
     digest = hashlib.sha256()

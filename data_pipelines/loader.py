@@ -13,6 +13,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import UserError
 from data_pipelines.records import FIELDS, VERSION, decode
 
@@ -59,6 +60,8 @@ class PreparedData:
 
 def open_prepared(data_dir: str | Path, name: str, size: int) -> PreparedData:
     """Open <data_dir>/<name>/<size>px; a UserError says how to prepare what is missing."""
+    if name not in DATASETS:
+        raise UserError(f'Unknown data set {name!r}; known are {", ".join(DATASETS)}.')
     directory = Path(data_dir) / name / f'{size}px'
     source = '' if name == 'synthetic_cxr' else '--source <folder of the raw files> '
     command = (

@@ -47,7 +47,7 @@ def prepare(
     UserError. The number of files set aside is card['quarantined'].
     """
     if bits not in (8, 16) or size < 8:
-        raise UserError(f'bits must be 8 or 16 and size at least 8, not {bits} and {size}.')
+        raise UserError(f'--bits must be 8 or 16 and --size at least 8, not {bits} and {size}.')
     data_dir = Path(data_dir)
     processes = (os.cpu_count() or 1) if processes is None else processes
     if processes < 1:

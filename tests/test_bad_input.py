@@ -6,6 +6,7 @@ The command line runs in this process, on prepared sets that consist of their ca
 import errno
 import json
 import pathlib
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 from configs.curriculum import get_config
-from cxr_jax import curriculum, main
+from cxr_jax import command_line, curriculum, main
 from cxr_jax.interrupt import Interrupted
 from data_pipelines.loader import CARD_FORMAT, VERSION
 
@@ -52,7 +53,7 @@ def command(monkeypatch, capsys, tmp_path):
     def run(*words):
         monkeypatch.setattr(sys, 'argv', ['main.py', *map(str, words)])
         with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-            main.command_line()
+            command_line.run(main.main, main.EXAMPLE, ('curriculum', 'preset'))
         return SimpleNamespace(code=stopped.value.code, **capsys.readouterr()._asdict())
 
     return run
@@ -166,7 +167,7 @@ def test_overrides(command, tmp_path, override, expected):
             ['40 of the 560 training images', 'have no label'],
         ),
         ({}, f'data.size={SIZE + 1}', [f'{SIZE + 1}px holds no prepared', f'there: [{SIZE}]']),
-        ({}, 'data.name=mine', ['data_pipelines.prepare --dataset mine', '--data_dir prepared']),
+        ({}, 'data.name=mine', ["Unknown data set 'mine'", 'image_folder']),
         ({}, 'data.dir=elsewhere', ['elsewhere', '--data_dir elsewhere', '--size']),
         ({'format': CARD_FORMAT + 1}, 'seed=0', ['cannot be used', 'prepare it again']),
     ],
@@ -205,6 +206,14 @@ def test_workdirs_that_cannot_be_used(command, tmp_path):
         pytest.skip('needs a folder in which not even the superuser may write (/sys)')
     # The superuser's error differs from everyone else's.
     assert_refused(command(*words, '--workdir=/sys/run'), '/sys/run cannot be used (')
+
+
+@pytest.mark.parametrize('where', ['make_plan', 'initial_backbone', 'run_stage'])
+def test_sigterm_outside_training_exits_with_75(where, command, tmp_path, monkeypatch):
+    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    monkeypatch.setattr(curriculum, where, lambda *unused: signal.raise_signal(signal.SIGTERM))
+    outcome = command('--config', DEMO, '--config.data.dir=prepared')
+    assert outcome.code == 75 and 'start the same command again' in outcome.err
 
 
 def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('
 # package also from itself; tasks know of the models no more than the heads.
 LAYERS = """
 main
+command_line
 curriculum
 plan report
 stage evaluate
@@ -22,6 +23,7 @@ state
 tasks
 views models optim attention metrics
 parallel provenance interrupt bootstrap stage_store
+files
 """
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')
 ABOVE_THE_DATA = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'cxr_jax', 'configs')

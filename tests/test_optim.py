@@ -18,6 +18,7 @@ SETTINGS = {
     'by_epoch': False,
     'final_factor': 0.01,
     'warmup_epochs': 0.0,
+    'warmup_ratio': 0.0,
     'milestones': (0.5,),
     'step_factor': 0.1,
 }
@@ -64,6 +65,14 @@ def test_warmup_cosine_agrees_with_reference(golden):
     vectors = golden('warmup_cosine')
     schedule = learning_rate(config(schedule='cosine', warmup_epochs=1.0), 100, 10)
     np.testing.assert_allclose([schedule(i) for i in range(100)], vectors['lr'], rtol=1e-5)
+
+
+def test_warmup_from_a_ratio_is_mmcvs():
+    """regular rate · (1 - (1 - i / W)(1 - ratio)), reference facts 13.1."""
+    changes = {'warmup_epochs': 2.0, 'warmup_ratio': 0.1, 'schedule': 'step', 'milestones': (0.75,)}
+    schedule = learning_rate(config(**changes), 40, 10)
+    expected = [0.3 * (1 - (1 - min(i / 20, 1)) * 0.9) for i in range(30)] + [0.03] * 10
+    np.testing.assert_allclose([schedule(i) for i in range(40)], expected, rtol=1e-5)
 
 
 def test_cosine_by_epoch_is_mmcvs():

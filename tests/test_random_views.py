@@ -190,3 +190,8 @@ def test_views_of_a_batch_are_those_of_its_examples():
         for name, views in batch.items():
             np.testing.assert_allclose(views[i], alone[name], atol=1e-6)
     assert abs(batch['large'][:, 0] - batch['large'][:, 1]).max((1, 2, 3)).min() > 0.05
+
+
+def test_blur_of_sigma_zero_is_no_blur():
+    image = noise(9, 7)
+    np.testing.assert_array_equal(intensity.gaussian_blur(image, jnp.zeros(())), image)

@@ -11,12 +11,12 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from cxr_jax import metrics
+from cxr_jax.files import write_atomically
 from cxr_jax.report import choose_examples, format_table, write_report
 from cxr_jax.report.findings import attention_finding, cautions
 from cxr_jax.report.formats import decimal, duration, interval, percent, plain
 from cxr_jax.report.gallery import RIGHT, WRONG, gallery_picture
 from cxr_jax.report.pictures import confusion_picture, curves_picture, roc_picture, smooth
-from cxr_jax.report.writer import write_atomically
 
 CLASSES = ['negative', 'typical', 'atypical']
 FILES = {'results.json', 'results.md', 'confusion.png', 'roc.png', 'gallery.png', 'curves.png'}
@@ -183,9 +183,10 @@ def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path):
 
 def test_results_json_comes_last(tmp_path, run, monkeypatch):
     order = []
-    monkeypatch.setattr(
-        'cxr_jax.report.writer.write_atomically', lambda path, write: order.append(path.name)
-    )
+    for name in ('write_atomically', 'write_text'):
+        monkeypatch.setattr(
+            f'cxr_jax.report.writer.{name}', lambda path, _: order.append(path.name)
+        )
     write_report(tmp_path, **run)
     assert set(order) == FILES and order[-1] == 'results.json'
 

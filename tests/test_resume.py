@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cxr_jax import main, stage
+from cxr_jax import command_line, stage
 from cxr_jax.checkpoint import Checkpoints
 from cxr_jax.interrupt import Interrupted, InterruptFlag
 from cxr_jax.progress import StageLog
@@ -103,7 +103,8 @@ def test_without_any_good_checkpoint_the_stage_starts_anew(tiny_data, undisturbe
     for step in ('4', '5'):
         change_one_bit(directory.partial / 'checkpoints' / step)
     outcome = finish(each, tiny_data, store, undisturbed('classify'))
-    assert outcome.manifest['resumed'] == 0 and outcome.metrics[0]['session'] == 1
+    assert outcome.metrics[0]['session'] == 1
+    assert [session['step'] for session in outcome.manifest['sessions']] == [0, 0]
     assert caplog.text.count('cannot be used') == 2
 
 
@@ -117,7 +118,7 @@ def test_what_a_kill_leaves_behind_is_cleared(tiny_data, undisturbed, store):
     tiny.truncate(half)
     with open(directory.partial / 'metrics.jsonl', 'a') as log:
         log.write('{"step": 6, "loss": 9.9, "seconds": 1, "session": 1}\n{"step": 7, "lo')
-    (directory.partial / 'provenance.json.tmp').write_text('{"half')
+    (directory.partial / 'sessions.json.tmp').write_text('{"half')
     (directory.partial / 'manifest.json').write_text('{"sha256": "of another time"}')
     finish(each, tiny_data, store, undisturbed('classify'))
     left = sorted(path.name for path in (directory.finished / 'checkpoints').iterdir())
@@ -155,9 +156,9 @@ def test_a_full_disk(where, tiny_data, undisturbed, store, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(*FULL[where])
-        patch.setattr(main.app, 'run', command)
+        patch.setattr(command_line.app, 'run', command)
         with pytest.raises(SystemExit) as stopped:
-            main.command_line()
+            command_line.run(command, '')
     assert stopped.value.code == 2
     assert 'The disk is full' in capsys.readouterr().err
     assert not directory.finished.exists()

@@ -1,6 +1,7 @@
 """Stages in their store: found finished, damaged, locked, diverging, handed over, named."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -71,7 +72,22 @@ def test_a_damaged_finished_stage_is_trained_anew(damage, tiny_data, undisturbed
     assert not outcome.reused and outcome.manifest['resumed'] == 0
     tiny.assert_same_training(directory, undisturbed('classify')[2])
     aside = directory.finished.with_name(directory.finished.name + '.broken')
-    assert aside.is_dir() and f'damaged; set aside as {aside}' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert aside.is_dir() and 'is damaged (' in said and f'set aside as {aside}' in said
+
+
+def test_what_the_system_refuses_is_no_damage(tiny_data, finished, monkeypatch):
+    """Too many open files: the stage stays where it is, and the error is told."""
+    each, directory = finished
+    refusal = OSError(errno.EMFILE, 'Too many open files')
+
+    def refuse(*unused):
+        raise refusal
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='Too many open files'):
+        patch.setattr(stage, 'restore_tree', refuse)
+        tiny.run(each, tiny_data, directory.store)
+    assert tiny.run(each, tiny_data, directory.store, around=tiny.no_training).reused
 
 
 def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):

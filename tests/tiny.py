@@ -75,11 +75,14 @@ def network_of(data):
     return network(contract['mean'], contract['std'])
 
 
+ORIGIN = {'versions': {}, 'git': 'unknown', 'device': {}}
+
+
 def run(each, data, store, parent=None, around=lambda step: step):
     """stage.run_stage of the Stage; `around` wraps its compiled step."""
     backbone, fresh = network_of(data)
     with compiled_once(around):
-        return stage.run_stage(each, backbone, parent or fresh, data, one_device(), store, {})
+        return stage.run_stage(each, backbone, parent or fresh, data, one_device(), store, ORIGIN)
 
 
 _build_stage, _make_train_step = stage.build_stage, functools.cache(stage.make_train_step)

@@ -4,11 +4,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from cxr_jax.files import write_atomically, write_text
 from cxr_jax.report.gallery import gallery_picture
 from cxr_jax.report.page import PICTURES, render_page
 from cxr_jax.report.pictures import confusion_picture, curves_picture, roc_picture
@@ -49,21 +50,9 @@ def write_report(
         write_atomically(directory / name, lambda path, figure=figure: _save(figure, path))
     page = render_page(results, list(pictures))
     text = json.dumps(json_ready(results), indent=1, ensure_ascii=False, allow_nan=False)
-    for name, content in (('results.md', page), ('results.json', text + '\n')):
-        write_atomically(
-            directory / name, lambda path, text=content: path.write_text(text, encoding='utf-8')
-        )
+    write_text(directory / 'results.md', page)
+    write_text(directory / 'results.json', text + '\n')
     return [directory / name for name in (*pictures, 'results.md', 'results.json')]
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it; no half file is seen."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def json_ready(value: object) -> object:

@@ -86,6 +86,9 @@ class SwAV(Task):
             notes['prototypes'] = (
                 f'more than the {batch + rows} rows of batch and queue: they cannot be used evenly'
             )
+        for field in ('queue_start_epoch', 'freeze_epochs'):
+            steps = round(getattr(self, field) * facts.steps_per_epoch)
+            notes[field] = f'epochs: {steps} steps of {facts.steps_per_epoch} per epoch'
         start = round(self.queue_start_epoch * facts.steps_per_epoch)
         resolved = dataclasses.replace(
             self, prototypes=prototypes, queue_size=rows, hidden=hidden, queue_start_step=start

@@ -18,11 +18,14 @@ def random_brightness_contrast(key, image, brightness: float, contrast: float):
 
 
 def gaussian_blur(image, sigma):
-    """Gaussian of standard deviation `sigma` pixels; the weights at the border are renormalised."""
+    """Gaussian of standard deviation `sigma` pixels; the weights at the border are renormalised.
+
+    A sigma of 0 leaves the image as it is.
+    """
 
     def blur_matrix(length):
         distance = jnp.arange(length)[:, None] - jnp.arange(length)
-        weights = jnp.exp(-0.5 * jnp.square(distance / sigma))
+        weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(sigma, 1e-3)))
         return weights / weights.sum(1, keepdims=True)
 
     rows, columns = blur_matrix(image.shape[0]), blur_matrix(image.shape[1])
