@@ -34,6 +34,7 @@ def get_config(argument: str = '') -> ConfigDict:
     config.data.dir = ''  # folder of the prepared data sets; empty = `data`
     config.data.name = 'siim_covid19'  # prepared data set
     config.data.size = 256  # pixels of the prepared images
+    config.data.classes = ()  # names of those told apart by the classifier; empty = all
     config.data.region = 'full'  # full, lungs_black, lungs_gray or background
     config.backbone = ConfigDict()
     config.backbone.depth = 50  # ResNet-18, 34, 50 or 101
@@ -63,7 +64,8 @@ def stage_config(name: str) -> ConfigDict:
     stage.optimizer.lr = 0.1  # peak learning rate, for the batch size above
     stage.optimizer.momentum = 0.9
     stage.optimizer.nesterov = False  # Nesterov's momentum
-    stage.optimizer.weight_decay = 1e-4  # of every parameter
+    stage.optimizer.weight_decay = 1e-4  # of every parameter of the backbone
+    stage.optimizer.head_weight_decay = 1e-4  # of every parameter of the head
     stage.optimizer.trust = 0.001  # LARS: ratio of update to weights
     stage.optimizer.schedule = 'cosine'  # cosine, step or constant
     stage.optimizer.by_epoch = False  # change the rate only between epochs
@@ -72,6 +74,15 @@ def stage_config(name: str) -> ConfigDict:
     stage.optimizer.step_factor = 0.1  # step: factor at each milestone
     stage.optimizer.warmup_epochs = 0.0  # linear warm-up
     stage.optimizer.warmup_ratio = 0.0  # share of the rate that the warm-up starts from
+    stage.search = ConfigDict()  # of the learning rate, on the validation split
+    stage.search.protocol = 'off'  # off, thesis, sampled or halving: see cxr_jax/lr_search.py
+    stage.search.low = 0.01  # lowest candidate
+    stage.search.high = 0.25  # highest candidate
+    stage.search.count = 6  # candidates
+    stage.search.log = False  # candidates even in the logarithm
+    stage.search.epochs = 20  # of every candidate; halving: what the cuts are fractions of
+    stage.search.fraction = 0.08  # sampled: share of the training images
+    stage.search.batch_sizes = ()  # candidates too; empty = the stage's own
     stage.task = ConfigDict(to_settings(TASKS[name]()))  # comments: cxr_jax/tasks/<name>.py
     stage.update_from_flattened_dict(presets.REFERENCE[name])
     return stage

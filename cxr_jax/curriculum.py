@@ -15,9 +15,10 @@ from cxr_jax.metrics import attention_figures, classification_figures
 from cxr_jax.models.backbone import build_backbone
 from cxr_jax.models.torch_weights import load_resnet
 from cxr_jax.plan import Plan, make_plan
-from cxr_jax.stage import Outcome, run_stage, stage_seed
+from cxr_jax.stage import Outcome, run_stage
+from cxr_jax.training import stage_seed
 from data_pipelines.errors import UserError
-from data_pipelines.loader import PreparedData, open_prepared
+from data_pipelines.prepared import PreparedData, open_prepared
 
 DATA_DIR = 'data'  # where prepared sets lie unless named
 RUN_FILE = 'run.json'
@@ -51,20 +52,21 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     outcomes: list[Outcome] = []
     for stage in plan.stages:
         record = origin(config, data, plan.notes[stage.name])
-        outcome = run_stage(stage, backbone, parent, data, mesh, store, record)
+        outcome = run_stage(stage, backbone, parent, mesh, store, record)
         announce_stage(outcome)
         parent = states.hand_over_backbone(outcome.backbone(), parent, f'stage {stage.name}')
         outcomes.append(outcome)
 
     # 4. The classifier on every test image.
     classifier = plan.stages[-1].task
+    tested = plan.stages[-1].data
     predictions = predict(
-        classifier, backbone, outcomes[-1].variables, data, mesh, config.data.region, 'test',
+        classifier, backbone, outcomes[-1].variables, tested, mesh, config.data.region, 'test',
         config.eval.batch_size,
     )  # fmt: skip
 
     # 5. The report.
-    results = assemble(config, plan, outcomes, data, predictions, workdir, banner, command)
+    results = assemble(config, plan, outcomes, tested, predictions, workdir, banner, command)
     labelled = predictions.labels >= 0
     chosen = report.choose_examples(predictions.probabilities, predictions.labels)
     report.write_report(
@@ -75,7 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
             'probabilities': predictions.probabilities[labelled],
             'labels': predictions.labels[labelled],
         },
-        gallery=gallery_arrays(predictions, chosen, classifier, data, config.data.region, 'test'),
+        gallery=gallery_arrays(predictions, chosen, classifier, tested, config.data.region, 'test'),
     )
     print(report.format_table(results))
     return results
@@ -231,8 +233,8 @@ def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
         'parent_key': stage.parent_key or '',
         'epochs': stage.config.epochs,
         'steps': manifest['steps'],
-        'batch_size': stage.config.batch_size,
-        'learning_rate': stage.config.optimizer.lr,
+        'batch_size': manifest['batch_size'],
+        'learning_rate': manifest['learning_rate'],
         'wall_seconds': manifest['wall_seconds'],
         'images_per_second': manifest['images_per_second'],
         'metrics': manifest['final_metrics'] | {'chance_loss': stage.task.chance_loss()},

@@ -7,16 +7,12 @@ import pathlib
 import shlex
 import sys
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from cxr_jax import command_line, curriculum
-from data_pipelines.loader import CARD_FILE
 from data_pipelines.prepare import prepare
+from data_pipelines.prepared import CARD_FILE
 
-WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run and its report; default runs/<curriculum>-<preset>.'
-)
 EXAMPLE = '--config configs/curriculum.py:moco_swav_rot,preset=demo'
 EMBEDDED = 'synthetic_cxr'
 EMBEDDED_IMAGES = 800
@@ -42,16 +38,21 @@ def choose_recipe(config: ConfigDict, named: str, overrides: dict) -> tuple[Conf
     return config, banner if config.data.name == EMBEDDED else ''
 
 
+def prepare_embedded(config: ConfigDict) -> None:
+    """Generates and prepares the phantoms if the config means them and they are not there."""
+    prepared = pathlib.Path(curriculum.DATA_DIR, EMBEDDED, f'{config.data.size}px', CARD_FILE)
+    if config.data.name == EMBEDDED and not config.data.dir and not prepared.is_file():
+        prepare(EMBEDDED, None, curriculum.DATA_DIR, config.data.size, images=EMBEDDED_IMAGES)
+
+
 def main() -> None:
     """Runs the curriculum of the flags."""
     config, banner = choose_recipe(command_line.CONFIG.value, *command_line.named_config())
     if banner:
         print(f'*** {banner} ***', flush=True)
-    prepared = pathlib.Path(curriculum.DATA_DIR, EMBEDDED, f'{config.data.size}px', CARD_FILE)
-    if config.data.name == EMBEDDED and not config.data.dir and not prepared.is_file():
-        prepare(EMBEDDED, None, curriculum.DATA_DIR, config.data.size, images=EMBEDDED_IMAGES)
+    prepare_embedded(config)
     name = f'{"_".join(config.curriculum) or "scratch"}-{config.preset}'
-    workdir = pathlib.Path(WORKDIR.value or f'runs/{name}')
+    workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/{name}')
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])
     curriculum.run(config, workdir, banner, command)
     print(f'\nReport: {workdir / "results.md"}')

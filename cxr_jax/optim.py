@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import optax
 
 
-def learning_rate(config, total_steps: int, steps_per_epoch: int):
-    """Schedule step -> learning rate, from a stage's `optimizer` config.
+def rate_factor(config, total_steps: int, steps_per_epoch: int):
+    """Schedule step -> factor of the peak learning rate, from a stage's `optimizer` config.
 
-    `cosine`: from lr to lr·final_factor between the end of the warm-up and total_steps; `step`:
-    times step_factor at each milestone (share of the stage); `constant`. With `by_epoch` the rate
-    changes only at the start of an epoch (mmcv's default). Warm-up: lr·(step + 1) / warm-up steps,
-    or, with a `warmup_ratio` r > 0, mmcv's lr·(r + (1 - r)·step / warm-up steps).
+    `cosine`: from 1 to final_factor between the end of the warm-up and total_steps; `step`: times
+    step_factor at each milestone (share of the stage); `constant`. With `by_epoch` the factor
+    changes only at the start of an epoch (mmcv's default). Warm-up: (step + 1) / warm-up steps,
+    or, with a `warmup_ratio` r > 0, mmcv's r + (1 - r)·step / warm-up steps.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     drops = [round(milestone * total_steps) for milestone in config.milestones]
@@ -31,25 +31,48 @@ def learning_rate(config, total_steps: int, steps_per_epoch: int):
         first = config.warmup_ratio
         # From nothing, the first step would be lost: it counts as one done.
         rising = first + (1 - first) * (step + (first == 0)) / max(warmup, 1)
-        return config.lr * jnp.where(step < warmup, rising * factor, factor)
+        return jnp.where(step < warmup, rising * factor, factor)
 
     return schedule
 
 
-def lars_scaling(weight_decay: float, trust: float, epsilon: float = 1e-8):
+def _decays(config, params) -> dict:
+    """Weight decay of each top-level entry of `params`."""
+    return {k: config.head_weight_decay if k == 'head' else config.weight_decay for k in params}
+
+
+def add_decay(config):
+    """g <- g + wd·w for every parameter, batch norm and biases included (torch.optim.SGD)."""
+
+    def add(grads, params):
+        return {
+            k: jax.tree.map(lambda g, p, wd=decay: g + wd * p, grads[k], params[k])
+            for k, decay in _decays(config, params).items()
+        }
+
+    return optax.stateless(add)
+
+
+def lars_scaling(config, epsilon: float = 1e-8):
     """Decay and layer-wise trust ratio of apex's LARC without clipping, every parameter included.
 
     g <- trust·|w| / (|g| + wd·|w| + eps) · (g + wd·w); where |w| or |g| is zero, g is left as it
     is, without decay. The learning rate stays outside the momentum buffer (official SwAV).
     """
 
-    def scale(grad, param):
+    def scale(grad, param, decay):
         grad_norm, param_norm = jnp.linalg.norm(grad), jnp.linalg.norm(param)
-        ratio = trust * param_norm / (grad_norm + weight_decay * param_norm + epsilon)
-        scaled = ratio * (grad + weight_decay * param)
+        ratio = config.trust * param_norm / (grad_norm + decay * param_norm + epsilon)
+        scaled = ratio * (grad + decay * param)
         return jnp.where((param_norm > 0) & (grad_norm > 0), scaled, grad)
 
-    return optax.stateless(lambda grads, params: jax.tree.map(scale, grads, params))
+    def scale_all(grads, params):
+        return {
+            k: jax.tree.map(lambda g, p, wd=decay: scale(g, p, wd), grads[k], params[k])
+            for k, decay in _decays(config, params).items()
+        }
+
+    return optax.stateless(scale_all)
 
 
 def freeze_until(steps: dict[str, int]):
@@ -75,17 +98,19 @@ def freeze_until(steps: dict[str, int]):
     return optax.GradientTransformation(init, update)
 
 
-def optimizer(config, schedule, frozen: dict[str, int] | None = None):
+def optimizer(config, frozen: dict[str, int] | None = None):
     """Gradient transformation of a stage's `optimizer` config: PyTorch's SGD, or SwAV's LARS.
 
-    SGD adds the decay of every parameter, batch norm and biases included, to the gradient before
-    the momentum; the learning rate multiplies what leaves the momentum buffer.
+    What it returns is still to be multiplied by minus the learning rate (`descend`), which is an
+    array of the state, so that trials at different rates share one compiled step.
     """
-    if config.name == 'lars':
-        first = lars_scaling(config.weight_decay, config.trust)
-    else:
-        first = optax.add_decayed_weights(config.weight_decay)
+    first = lars_scaling(config) if config.name == 'lars' else add_decay(config)
     chain = [first, optax.trace(config.momentum, config.nesterov)]
     if frozen:
         chain.insert(1, freeze_until(frozen))
-    return optax.chain(*chain, optax.scale_by_learning_rate(schedule))
+    return optax.chain(*chain)
+
+
+def descend(params, updates, rate):
+    """params - rate·updates."""
+    return jax.tree.map(lambda p, u: p - rate * u, params, updates)

@@ -4,19 +4,23 @@ import dataclasses
 import hashlib
 import pathlib
 
+from ml_collections import ConfigDict
+
+from cxr_jax.lr_search import PROTOCOLS, candidate_rates
 from cxr_jax.models.backbone import compute_dtype
 from cxr_jax.models.resnet import EXPANSION
 from cxr_jax.provenance import plain
-from cxr_jax.stage import Stage
 from cxr_jax.stage_store import content_key
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts
 from cxr_jax.tasks.settings import from_settings, to_settings
+from cxr_jax.training import Search, Stage, stage_seed
 from cxr_jax.views.region import REGIONS, needs_masks
 from data_pipelines.errors import UserError
 
+CLASSIFIER = 'classify'
 # Part of every stage's key: raised when the same settings come to mean something else.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +34,13 @@ class Plan:
 def make_plan(config, data, devices: int) -> Plan:
     """Resolves `config` (unlocked copy, changed in place) against the prepared data."""
     check_config(config, devices)
-    check_data(config, data)
+    labelled = data.of_classes(config.data.classes) if config.data.classes else data
+    check_data(config, data, labelled)
     stages, notes, parent = [], {}, None
-    for name in (*config.curriculum, 'classify'):
-        stage, notes[name] = _plan_stage(name, config, data, devices, parent)
+    for name in (*config.curriculum, CLASSIFIER):
+        # The pretext tasks see every image, whatever the classes that are told apart later.
+        used = labelled if name == CLASSIFIER else data
+        stage, notes[name] = _plan_stage(name, config.stage[name], config, used, devices, parent)
         stages.append(stage)
         parent = stage.key
     return Plan(stages, notes)
@@ -57,6 +64,7 @@ def check_config(config, devices: int) -> None:
         _at_least(f'{where}.checkpoint_epochs', stage.checkpoint_epochs, 0)
         _at_least(f'{where}.optimizer.lr', stage.optimizer.lr, 0)
         _at_least(f'{where}.optimizer.warmup_epochs', stage.optimizer.warmup_epochs, 0)
+        _check_search(f'{where}.search', stage.search, stage.epochs)
         _one_of(f'{where}.optimizer.name', stage.optimizer.name, ('sgd', 'lars'))
         schedules = ('cosine', 'step', 'constant')
         _one_of(f'{where}.optimizer.schedule', stage.optimizer.schedule, schedules)
@@ -66,6 +74,26 @@ def check_config(config, devices: int) -> None:
                 f'--config.{where}.optimizer.milestones={milestones} must be numbers, as '
                 f'"--config.{where}.optimizer.milestones=(0.6, 0.8)".'
             )
+
+
+def _check_search(where: str, search, epochs: int) -> None:
+    _one_of(f'{where}.protocol', search.protocol, PROTOCOLS)
+    if search.protocol == 'off':
+        return
+    _at_least(f'{where}.count', search.count, 1)
+    _at_least(f'{where}.epochs', search.epochs, 1)
+    if not 0 < search.low <= search.high:
+        raise UserError(
+            f'--config.{where}.low={search.low} and .high={search.high} must be above 0, the lower '
+            'one first.'
+        )
+    if not 0 < search.fraction <= 1:
+        raise UserError(f'--config.{where}.fraction={search.fraction} must be in (0, 1].')
+    if search.protocol != 'sampled' and search.epochs > epochs:
+        raise UserError(
+            f'--config.{where}.epochs={search.epochs} is more than the {epochs} epochs of the '
+            'stage, which the winner of a search goes on to; lower it.'
+        )
 
 
 def _one_of(where: str, value, known) -> None:
@@ -88,8 +116,11 @@ def _check_batch(where: str, batch: int, devices: int) -> None:
         )
 
 
-def check_data(config, data) -> None:
-    """UserError for a region without masks or a class without training images."""
+def check_data(config, data, labelled) -> None:
+    """UserError for a region without masks, an empty split or a class without training images.
+
+    `labelled`: the images of the chosen classes, on which the classifier trains.
+    """
     region = config.data.region
     if needs_masks(region) and not data.has_lung_masks:
         raise UserError(
@@ -97,19 +128,26 @@ def check_data(config, data) -> None:
             'images without one. Prepare the data with masks (<source>/lung_masks/<image>.png, or '
             'a lung_mask column in the csv), or use --config.data.region=full.'
         )
-    if not data.counts['test']:
+    if not labelled.counts['test']:
         raise UserError(
             f'The test split of {data.directory} is empty, so nothing could be evaluated. Prepare '
             'the data again with more patients, or with a splits.csv that has test patients.'
         )
-    unlabelled = data.counts['train'] - sum(data.class_counts['train'])
+    searched = [name for name, stage in config.stage.items() if stage.search.protocol != 'off']
+    if searched and not labelled.counts['validation']:
+        raise UserError(
+            f'The validation split of {data.directory} is empty, and the search of '
+            f'{", ".join(searched)} is judged by it. Prepare the data with more patients, or '
+            f'switch the search off (--config.stage.{searched[0]}.search.protocol=off).'
+        )
+    unlabelled = labelled.counts['train'] - sum(labelled.class_counts['train'])
     if data.classes and unlabelled:
         raise UserError(
             f'{unlabelled} of the {data.counts["train"]} training images of {data.directory} have '
             'no label, so the classifier cannot learn from them. Give them a label in the csv, or '
             'leave them out, and prepare again.'
         )
-    for name, count in zip(data.classes, data.class_counts['train'], strict=True):
+    for name, count in zip(labelled.classes, labelled.class_counts['train'], strict=True):
         if not count:
             raise UserError(
                 f'The class {name} has no image in the training split of {data.directory}, so it '
@@ -117,9 +155,9 @@ def check_data(config, data) -> None:
             )
 
 
-def _plan_stage(name: str, config, data, devices: int, parent: str | None):
-    settings, images = config.stage[name], data.counts['train']
-    batch = settings.batch_size
+def _plan_stage(name: str, settings, config, data, devices: int, parent: str | None):
+    """(Stage with its trials, notes); `settings` is changed in place where it says `auto`."""
+    images, batch = data.counts['train'], settings.batch_size
     if batch > images:
         fitting = images // devices * devices
         advice = f'use {fitting} or less' if fitting else f'there must be {devices} or more'
@@ -127,6 +165,7 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
             f'--config.stage.{name}.batch_size={batch} is larger than the training split of '
             f'{data.directory} ({images} images); {advice}.'
         )
+    asked = ConfigDict(settings.to_dict())
     default = TASKS[name]()
     task = from_settings(default, settings.task, f'stage.{name}.task')
     facts = Facts(
@@ -153,13 +192,44 @@ def _plan_stage(name: str, config, data, devices: int, parent: str | None):
         task=task,
         config=settings,
         facts=facts,
+        data=data,
         region=config.data.region,
         seed=config.seed,
         content=content,
         key=content_key(content),
         parent_key=parent,
     )
-    return stage, notes
+    if settings.search.protocol == 'off':
+        return stage, notes
+    trials, told = _plan_trials(name, asked, config, data, devices, parent)
+    search = Search(settings.search.protocol, settings.search.epochs, trials)
+    return dataclasses.replace(stage, search=search), [*notes, told]
+
+
+def _plan_trials(name: str, asked, config, data, devices: int, parent: str | None):
+    """(a Stage for every candidate of the search, a line that tells them)."""
+    search = asked.search
+    rates = candidate_rates(search, stage_seed(config.seed, name))
+    batches = tuple(search.batch_sizes) or (asked.batch_size,)
+    if search.protocol == 'sampled':
+        data = data.share(search.fraction, stage_seed(config.seed, name))
+    trials = []
+    for batch in batches:
+        _check_batch(f'stage.{name}.search.batch_sizes', batch, devices)
+        for rate in rates:
+            settings = ConfigDict(asked.to_dict())
+            settings.search.protocol = 'off'
+            settings.batch_size, settings.optimizer.lr = batch, rate
+            if search.protocol == 'sampled':
+                settings.epochs = search.epochs
+            trials.append(_plan_stage(name, settings, config, data, devices, parent)[0])
+    images = f' on {data.counts["train"]} images' if search.protocol == 'sampled' else ''
+    sizes = f', batches of {", ".join(map(str, batches))}' if search.batch_sizes else ''
+    told = (
+        f'search {search.protocol}: rates {", ".join(f"{rate:g}" for rate in rates)}{sizes}, '
+        f'{search.epochs} epochs{images}'
+    )
+    return tuple(trials), told
 
 
 def _content(name, settings, task, config, data, parent) -> dict:

@@ -12,7 +12,10 @@ from data_pipelines.errors import UserError
 
 @flax.struct.dataclass
 class TrainState:
-    """params and batch_stats are {'backbone': ..., 'head': ...}; `key` is raw PRNG key data."""
+    """params and batch_stats are {'backbone': ..., 'head': ...}; `key` is raw PRNG key data.
+
+    `lr` is the peak learning rate: an array, so that trials at different rates share one program.
+    """
 
     step: jax.Array
     params: dict
@@ -20,6 +23,7 @@ class TrainState:
     opt_state: tuple
     extra: dict
     key: jax.Array
+    lr: jax.Array
 
 
 def as_dict(state: TrainState) -> dict:
@@ -27,7 +31,7 @@ def as_dict(state: TrainState) -> dict:
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
 
 
-def create(task, backbone, transform, backbone_params, backbone_stats, seed_key) -> TrainState:
+def create(task, backbone, transform, backbone_params, backbone_stats, seed_key, lr) -> TrainState:
     """State at step 0 of a stage: the given backbone, a new head, extra and optimiser."""
     head_key, run_key = jax.random.split(seed_key)
     head, head_stats, extra = task.init(head_key, backbone, backbone_params, backbone_stats)
@@ -39,6 +43,7 @@ def create(task, backbone, transform, backbone_params, backbone_stats, seed_key)
         opt_state=transform.init(params),
         extra=extra,
         key=jax.random.key_data(run_key),
+        lr=jnp.asarray(lr, jnp.float32),
     )
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from cxr_jax import parallel
+from cxr_jax.optim import descend
 from cxr_jax.views.region import select_region, to_unit_range
 
 
@@ -14,22 +15,31 @@ def prepare_images(batch: dict, region: str, gray: float):
     return select_region(images, batch.get('lung_mask'), region, gray)
 
 
-def make_train_step(task, backbone, transform, schedule, mesh, region: str, gray: float):
+def make_views(task, key, batch: dict, region: str, gray: float) -> dict:
+    """The task's views of this device's rows of a batch."""
+    share = batch['image'].shape[0]
+    rows = jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
+    # Each example's key comes from its global row, so any number of devices sees these views.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    example = {'image': prepare_images(batch, region, gray), 'label': batch['label']}
+    if task.needs_masks:
+        example['lung_mask'] = batch['lung_mask']
+    return jax.vmap(task.views)(keys, example)
+
+
+def make_train_step(task, backbone, transform, factor, mesh, region: str, gray: float):
     """Compiled (state, batch) -> (state, metrics); the state is donated.
 
-    batch: image [B, R, R, 1] uint8 or uint16, label [B], lung_mask where the region needs it; rows
-    sharded over the mesh. metrics: scalars, mean over the global batch.
+    `transform` of optim.optimizer; `factor` of optim.rate_factor, times the state's peak rate.
+
+    batch: image [B, R, R, 1] uint8 or uint16, label [B], lung_mask where the region or
+    the task needs it; rows sharded over the mesh. metrics: scalars, mean over the global batch.
     """
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         view_key, loss_key = jax.random.split(key)
-        share = batch['image'].shape[0]
-        rows = jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
-        # Each example's key comes from its global row, so any number of devices sees these views.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(view_key, rows)
-        example = {'image': prepare_images(batch, region, gray), 'label': batch['label']}
-        views = jax.vmap(task.views)(keys, example)
+        views = make_views(task, view_key, batch, region, gray)
 
         def loss_function(params):
             loss, aux = task.loss(backbone, params, state, views, loss_key)
@@ -39,12 +49,13 @@ def make_train_step(task, backbone, transform, schedule, mesh, region: str, gray
             loss_function, has_aux=True
         )(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        rate = state.lr * factor(state.step)
+        params = descend(state.params, updates, rate)
         params, extra = task.after_update(params, extra, state.step)
         metrics = parallel.mean(metrics) | {
             'loss': loss,
             'grad_norm': optax.tree.norm(grads),
-            'learning_rate': schedule(state.step),
+            'learning_rate': rate,
         }
         state = state.replace(
             step=state.step + 1,

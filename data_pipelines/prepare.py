@@ -19,7 +19,7 @@ from data_pipelines.datasets import DATASETS, image_folder, synthetic_cxr
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
 from data_pipelines.identity import digest, pseudonym, read_or_create_salt
-from data_pipelines.loader import CARD_FORMAT, PreparedData, open_prepared
+from data_pipelines.prepared import CARD_FORMAT, PreparedData, open_prepared
 from data_pipelines.publish import publish
 from data_pipelines.records import Entry
 from data_pipelines.splits import SPLITS, assign_splits, read_splits

@@ -12,7 +12,7 @@ from data_pipelines import card as card_module
 from data_pipelines import contact_sheet, ingest
 from data_pipelines.build import write_records
 from data_pipelines.identity import pseudonym
-from data_pipelines.loader import CARD_FILE
+from data_pipelines.prepared import CARD_FILE
 from data_pipelines.records import VERSION, Entry, make_record
 from data_pipelines.splits import SPLITS
 

@@ -184,11 +184,10 @@ def train_step_runs(size: int, batch: int) -> Callable[[], int]:
     backbone = Backbone(network, mean=0.5, std=0.25)
     task = TASKS['classify'](image_size=size, classes=4)
     config = stage_config('classify').optimizer
-    schedule = optim.learning_rate(config, 100, 10)
-    transform = optim.optimizer(config, schedule)
-    step = make_train_step(task, backbone, transform, schedule, mesh, 'full', gray=0.5)
+    transform, factor = optim.optimizer(config), optim.rate_factor(config, 100, 10)
+    step = make_train_step(task, backbone, transform, factor, mesh, 'full', gray=0.5)
     params, stats = backbone.init(jax.random.key(0), size)
-    state = states.create(task, backbone, transform, params, stats, jax.random.key(1))
+    state = states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.1)
     rng = np.random.default_rng(0)
     rows = parallel.put_rows(mesh, {
         'image': rng.integers(0, 256, (batch, size, size, 1), np.uint8),

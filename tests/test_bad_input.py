@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 from configs.curriculum import get_config
 from cxr_jax import command_line, curriculum, main
 from cxr_jax.interrupt import Interrupted
-from data_pipelines.loader import CARD_FORMAT, VERSION
+from data_pipelines.prepared import CARD_FORMAT
+from data_pipelines.records import VERSION
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'curriculum.py'
 DEMO = f'{CONFIG}:moco_rot,preset=demo'

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from configs.curriculum import stage_config
 from cxr_jax import parallel
 from cxr_jax import state as states
 from cxr_jax.models.backbone import Backbone
 from cxr_jax.models.resnet import ResNet
-from cxr_jax.optim import learning_rate, optimizer
+from cxr_jax.optim import optimizer, rate_factor
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train_step import make_train_step
@@ -33,6 +32,7 @@ FACTS = Facts(
 )
 SETTINGS = {
     'rot': {},
+    'relloc': {'image_size': 60},
     'moco': {'queue_size': 64, 'hidden': 'auto', 'features': 16},
     # The queue (2 batches, from step 1) is full at step 3; the prototypes move from step 2 on.
     'swav': {
@@ -49,12 +49,12 @@ def train(name: str, devices: int):
     task = dataclasses.replace(TASKS[name](image_size=64), **SETTINGS[name])
     task, _ = task.resolve(FACTS)
     backbone = Backbone(ResNet(18, 8, jnp.float64, axis_name=parallel.AXIS), mean=0.5, std=0.25)
-    config = ConfigDict(stage_config(name).optimizer.to_dict() | {'lr': 0.01})
-    schedule = learning_rate(config, STEPS, FACTS.steps_per_epoch)
-    transform = optimizer(config, schedule, task.frozen(FACTS))
-    step = make_train_step(task, backbone, transform, schedule, mesh, 'full', gray=0.5)
+    config = stage_config(name).optimizer
+    factor = rate_factor(config, STEPS, FACTS.steps_per_epoch)
+    transform = optimizer(config, task.frozen(FACTS))
+    step = make_train_step(task, backbone, transform, factor, mesh, 'full', gray=0.5)
     params, stats = backbone.init(jax.random.key(0), 64)
-    state = states.create(task, backbone, transform, params, stats, jax.random.key(1))
+    state = states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.01)
     state = parallel.replicate(mesh, jax.tree.map(widened, state))
     rng, losses = np.random.default_rng(0), []
     for _ in range(STEPS):

@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import loader
 from data_pipelines.errors import UserError
-from data_pipelines.loader import eval_batches, open_prepared, train_batches
+from data_pipelines.loader import eval_batches, train_batches
 from data_pipelines.prepare import prepare
+from data_pipelines.prepared import open_prepared
 from tests.siim_tree import write_siim_tree
 
 SIZE = 16

@@ -11,8 +11,8 @@ from PIL import Image
 from data_pipelines import prepare as prepare_module
 from data_pipelines import publish
 from data_pipelines.errors import UserError
-from data_pipelines.loader import open_prepared
 from data_pipelines.prepare import main
+from data_pipelines.prepared import open_prepared
 from data_pipelines.workers import map_isolated
 from tests.crashing import die_on_the_second_patient
 from tests.dicom_files import dataset

@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cxr_jax import command_line, stage
+from cxr_jax import command_line, training
 from cxr_jax.checkpoint import Checkpoints
 from cxr_jax.interrupt import Interrupted, InterruptFlag
 from cxr_jax.progress import StageLog
@@ -194,7 +194,7 @@ def test_sigterm_while_the_log_is_written(tiny_data, undisturbed, store, monkeyp
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match='at step 7 of 8'):
-        patch.setattr(stage, 'LOG_STEPS', 2)
+        patch.setattr(training, 'LOG_STEPS', 2)
         patch.setattr(StageLog, 'write', interrupted_write)
         tiny.run(each, tiny_data, store)
     assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['5', '7']

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cxr_jax import stage
+from cxr_jax import stage, training
 from cxr_jax import state as states
 from cxr_jax.stage_store import StageDirectory
 from data_pipelines.errors import UserError
@@ -113,16 +113,21 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
         pass
 
 
-def test_a_stage_that_another_process_has_just_finished(tiny_data, undisturbed, tmp_path):
+def test_a_stage_that_another_process_has_just_finished(
+    tiny_data, undisturbed, tmp_path, monkeypatch
+):
     """Between the look into the store and the lock, the other one gives it its final name."""
     each, expected, source = undisturbed('classify')
     directory = StageDirectory(tmp_path, each.name, each.key)
 
-    def finish_elsewhere(step):
-        shutil.copytree(source.finished, directory.finished)
-        return tiny.no_training(step)
+    lock = StageDirectory.lock
 
-    outcome = tiny.run(each, tiny_data, tmp_path, around=finish_elsewhere)
+    def finish_elsewhere(self):
+        shutil.copytree(source.finished, directory.finished)
+        return lock(self)
+
+    monkeypatch.setattr(StageDirectory, 'lock', finish_elsewhere)
+    outcome = tiny.run(each, tiny_data, tmp_path, around=tiny.no_training)
     assert outcome.reused and outcome.manifest == expected.manifest
     assert not directory.partial.exists()
 
@@ -141,7 +146,7 @@ def test_a_rate_that_diverges(every, tiny_data, tmp_path):
         'stage.classify.checkpoint_epochs': every / 4,
     }  # fmt: skip
     each = tiny.make_stages(tiny_data, 'scratch', **diverging)['classify']
-    with pytest.raises(stage.NotFinite) as error:
+    with pytest.raises(training.NotFinite) as error:
         tiny.run(each, tiny_data, tmp_path)
     message = str(error.value)
     assert isinstance(error.value, UserError) and 'stage classify' in message
@@ -199,7 +204,7 @@ def first_state(each, data, store, parent, monkeypatch):
         raise Seen(jax.device_get(state))
 
     with monkeypatch.context() as patch, pytest.raises(Seen) as seen:
-        patch.setattr(stage, '_train', look)
+        patch.setattr(training, '_run_steps', look)
         tiny.run(each, data, store, parent)
     return seen.value.args[0]
 

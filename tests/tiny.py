@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import curriculum, parallel, stage
+from cxr_jax import curriculum, parallel, stage, training
 from cxr_jax import state as states
 from cxr_jax.models.backbone import build_backbone
 from cxr_jax.plan import make_plan
@@ -23,6 +23,7 @@ from cxr_jax.plan import make_plan
 IMAGES, SIZE, STEPS = 48, 40, 8
 EVERY_STAGE = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 1.0, 'task.image_size': 32}
 OF_A_TASK = {
+    'relloc': {'image_size': 36},
     'moco': {'queue_size': '16', 'key_groups': 2, 'features': 16},
     # The prototypes move from step 2 on; the queue is filled from step 4 and used from step 6 on.
     'swav': {
@@ -82,16 +83,18 @@ def run(each, data, store, parent=None, around=lambda step: step):
     """stage.run_stage of the Stage; `around` wraps its compiled step."""
     backbone, fresh = network_of(data)
     with compiled_once(around):
-        return stage.run_stage(each, backbone, parent or fresh, data, one_device(), store, ORIGIN)
+        return stage.run_stage(each, backbone, parent or fresh, one_device(), store, ORIGIN)
 
 
-_build_stage, _make_train_step = stage.build_stage, functools.cache(stage.make_train_step)
+_build_stage, _make_train_step = training.build_stage, functools.cache(training.make_train_step)
 _built = {}
 
 
 def _build_once(each, backbone):
     # Neither its parent nor the prepared data changes what is compiled for a stage.
     what = [each.content[name] for name in ('task', 'settings', 'seed', 'backbone')]
+    # Nor its rate, which is an array of the state.
+    what[1] = what[1] | {'search': None, 'optimizer': what[1]['optimizer'] | {'lr': None}}
     what[3] = {name: value for name, value in what[3].items() if name != 'weights'}
     what = json.dumps([what, each.total_steps, backbone.mean])
     if what not in _built:
@@ -108,8 +111,8 @@ def compiled_once(around=lambda step: step):
 
     mesh = one_device()
     with (
-        mock.patch.object(stage, 'build_stage', _build_once),
-        mock.patch.object(stage, 'make_train_step', make),
+        mock.patch.object(training, 'build_stage', _build_once),
+        mock.patch.object(training, 'make_train_step', make),
         mock.patch.object(parallel, 'data_mesh', lambda devices=None: mesh),
     ):
         yield

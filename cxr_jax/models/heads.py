@@ -48,6 +48,26 @@ class Projector(nn.Module):
         return unit_rows(torch_linear(self.features, self.hidden, 'linear2')(nn.relu(x)))
 
 
+class PairHead(nn.Module):
+    """Pairs of pooled features [P, 2 D] -> logits [P, classes] (MMSelfSup's relative location).
+
+    Linear as wide as its input, batch norm, ReLU, dropout, linear; weights N(0, 0.01) and
+    N(0, 0.005), biases 0. `kept`: dropout's factors, 0 or 1 / (1 - rate), for [P, 2 D].
+    """
+
+    classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, kept):
+        normal = nn.initializers.normal
+        x = nn.Dense(x.shape[-1], kernel_init=normal(0.01), name='linear1')(x)
+        # PyTorch's momentum 0.003: these running statistics move slowly.
+        norm = BatchNorm(axis_name=self.axis_name, momentum=0.997, name='bn1')
+        x = nn.relu(norm(x, train=True)) * kept
+        return nn.Dense(self.classes, kernel_init=normal(0.005), name='linear2')(x)
+
+
 def unit_rows(x, epsilon: float = 1e-12):
     """Rows of x divided by their Euclidean length (torch.nn.functional.normalize)."""
     # The floor is inside the root: its derivative at a zero row is finite.

@@ -18,6 +18,7 @@ class BatchNorm(nn.Module):
 
     axis_name: str | None = None
     groups: int = 1
+    momentum: float = MOMENTUM
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -46,8 +47,9 @@ class BatchNorm(nn.Module):
             new_mean, new_var = new_mean.mean(0), new_var.mean(0)
             if axis and self.groups > 1:
                 new_mean, new_var = lax.pmean((new_mean, new_var), axis)
-            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * lax.stop_gradient(new_mean)
-            var.value = MOMENTUM * var.value + (1 - MOMENTUM) * lax.stop_gradient(new_var)
+            old = self.momentum
+            mean.value = old * mean.value + (1 - old) * lax.stop_gradient(new_mean)
+            var.value = old * var.value + (1 - old) * lax.stop_gradient(new_var)
         y = _affine(grouped, batch_mean, batch_var, scale, bias)
         return y.reshape(x.shape)
 

@@ -1,7 +1,7 @@
 """The contract of a task: what one new file has to define."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from data_pipelines.errors import UserError
 
@@ -30,6 +30,15 @@ class Task:
     """
 
     image_size: int = 224  # pixels of the network's input
+
+    needs_masks: ClassVar[bool] = False  # whether an example has a lung_mask as well
+    # What a search of the learning rate goes by, on the validation split.
+    judged_by: ClassVar[str] = 'loss'
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of `judged_by` is better."""
+        return self.judged_by != 'loss'
 
     def resolve(self, facts: Facts) -> tuple['Task', dict[str, str]]:
         """Task without `auto`, and per resolved field the reason. UserError if it cannot run."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
@@ -18,6 +19,8 @@ class Classify(Task):
 
     classes: Auto = 'auto'  # number of classes: auto = the data set's
     augment: Augmentation = Augmentation()
+
+    judged_by: ClassVar[str] = 'balanced_accuracy'
 
     def resolve(self, facts):
         known = len(facts.classes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
@@ -17,6 +18,8 @@ class Rotation(Task):
     """All four rotations of one augmented crop, so a batch of B images trains 4B samples."""
 
     augment: Augmentation = Augmentation()
+
+    judged_by: ClassVar[str] = 'accuracy'
 
     def views(self, key, example):
         """Crop -> image [4, S, S, 1], label [4] = number of quarter turns, counter-clockwise."""

@@ -1,0 +1,114 @@
+"""Relative location (Doersch et al. 2015), as MMSelfSup 0.5.0 trains it."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cxr_jax import parallel
+from cxr_jax.models.heads import PairHead, global_average_pool
+from cxr_jax.tasks.base import Task
+from cxr_jax.views.geometry import resize
+from data_pipelines.errors import UserError
+
+CELLS = 3  # on a side: a centre and its eight neighbours
+CENTRE = CELLS * CELLS // 2
+LABELS = CELLS * CELLS - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeLocation(Task):
+    """Where does a patch lie, seen from the centre patch? All eight pairs of every image.
+
+    `image_size` is that of the crop which is cut into 3x3 cells. The reference crops without
+    resizing to another scale than 255 of 292 pixels; the flip is the reference study's.
+    """
+
+    image_size: int = 255  # pixels of the crop that holds the grid
+    short_side: float = 292 / 255  # the image is resized to this times the crop
+    jitter: float = 21 / 85  # a patch is smaller than its cell by this share: room to move
+    flip: float = 0.0  # probability of a horizontal flip of the image
+    dropout: float = 0.5  # in the pair head
+
+    judged_by: ClassVar[str] = 'accuracy'
+
+    @property
+    def cell(self) -> int:
+        """Pixels of a grid cell."""
+        return self.image_size // CELLS
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a patch, the network's input: 64 of the reference's 85."""
+        return self.cell - round(self.cell * self.jitter)
+
+    def resolve(self, facts):
+        if self.patch < 1 or self.jitter >= 1 or self.dropout >= 1 or self.short_side < 1:
+            raise UserError(
+                f'image_size={self.image_size} and jitter={self.jitter} leave patches of '
+                f'{self.patch} pixels; jitter and dropout must be below 1, short_side at least 1.'
+            )
+        return self, {'image_size': f'cells of {self.cell}, patches of {self.patch} pixels'}
+
+    def views(self, key, example):
+        """patches [9, p, p, 1] in row-major order of the grid."""
+        flip_key, crop_key, patch_key = jax.random.split(key, 3)
+        image = resize(example['image'], round(self.image_size * self.short_side))
+        image = jnp.where(jax.random.bernoulli(flip_key, self.flip), image[:, ::-1], image)
+        crop = _random_window(crop_key, image, self.image_size)
+        cells = self.cell * jnp.stack(jnp.divmod(jnp.arange(CELLS * CELLS), CELLS), axis=1)
+        moves = jax.random.randint(
+            patch_key, (CELLS * CELLS, 2), 0, self.cell - self.patch + 1
+        )
+        shape = (self.patch, self.patch, 1)
+        patches = jax.vmap(lambda at: jax.lax.dynamic_slice(crop, (at[0], at[1], 0), shape))
+        return {'patches': patches(cells + moves)}
+
+    @property
+    def head(self) -> PairHead:
+        return PairHead(LABELS, axis_name=parallel.AXIS)
+
+    def init(self, key, backbone, params, batch_stats):
+        pairs = jnp.zeros((2, 2 * backbone.feature_width))
+        variables = self.head.init(key, pairs, 1.0)
+        return variables['params'], {'pair': variables['batch_stats']}, {}
+
+    def loss(self, backbone, params, state, views, key):
+        patches = views['patches']
+        rows = patches.shape[0]
+        others = jnp.delete(patches, CENTRE, axis=1).reshape(-1, *patches.shape[2:])
+        centres = jnp.repeat(patches[:, CENTRE], LABELS, axis=0)
+        # Two passes with the centre repeated, as the reference: batch statistics of each half.
+        stats = state.batch_stats['backbone']
+        other, stats = backbone(params['backbone'], stats, others)
+        centre, stats = backbone(params['backbone'], stats, centres)
+        pairs = jnp.concatenate([global_average_pool(other), global_average_pool(centre)], axis=-1)
+        variables = {'params': params['head'], 'batch_stats': state.batch_stats['head']['pair']}
+        kept = self._kept_units(key, rows * LABELS, pairs.shape[-1])
+        logits, updated = self.head.apply(variables, pairs, kept, mutable=['batch_stats'])
+        labels = jnp.tile(jnp.arange(LABELS), rows)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        accuracy = (logits.argmax(-1) == labels).mean()
+        batch_stats = {'backbone': stats, 'head': {'pair': updated['batch_stats']}}
+        return loss, (batch_stats, {}, {'accuracy': accuracy})
+
+    def _kept_units(self, key, pairs: int, width: int):
+        """Dropout's factors [pairs, width], 0 or 1 / (1 - dropout), of each pair's global number:
+        any number of devices draws the same."""
+        numbers = jax.lax.axis_index(parallel.AXIS) * pairs + jnp.arange(pairs)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        share = 1 - self.dropout
+        kept = jax.vmap(lambda k: jax.random.bernoulli(k, share, (width,)))(keys)
+        return kept / share
+
+    def chance_loss(self):
+        return math.log(LABELS)
+
+
+def _random_window(key, image, size: int):
+    """Random [size, size, 1] window of a square image."""
+    corner = jax.random.randint(key, (2,), 0, image.shape[0] - size + 1)
+    return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, 1))

@@ -1,0 +1,108 @@
+"""Lung segmentation: which pixels are lung? Trained on radiographs with lung masks.
+
+Not a pretext task and not in TASKS: its network is a whole U-Net, not the curriculum's backbone.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cxr_jax.tasks.base import Task
+from cxr_jax.views import geometry, intensity
+from cxr_jax.views.opacity import block_out, diffuse_noise
+from data_pipelines.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment(Task):
+    """Binary cross-entropy plus soft Dice; opacities are painted over the lungs.
+
+    Opacified lungs look like soft tissue, so a network that has seen clear lungs only leaves them
+    out. lungVAE's remedy (Selvan et al. 2020, arXiv:2005.10052): bright blocks and diffuse noise
+    over the lungs while the mask stays whole.
+    """
+
+    needs_masks: ClassVar[bool] = True
+
+    image_size: int = 128  # pixels of the network's input
+    crop_scale: tuple[float, float] = (0.6, 1.0)  # range of the crop's area, share of the image
+    flip: float = 0.5  # probability of a horizontal flip
+    rotation: float = 10.0  # degrees: angle uniform in ± this
+    brightness: float = 0.3  # factor uniform in 1 ± this
+    contrast: float = 0.3  # factor uniform in 1 ± this
+    blocks: int = 2  # rectangles painted over the lungs
+    block_probability: float = 0.5  # of each rectangle
+    block_sides: tuple[float, float] = (0.1, 0.4)  # range of their sides, share of the image's
+    block_value: float = 0.85  # their brightness (lungVAE)
+    noise: float = 0.5  # probability of diffuse noise inside the lungs
+    noise_range: tuple[float, float] = (-0.1, 0.5)  # what it adds (lungVAE: 0.6 u - 0.1)
+
+    def resolve(self, facts):
+        del facts
+        if self.image_size < 16:
+            raise UserError(f'image_size={self.image_size} is too small; lungs need 16 or more.')
+        return self, {}
+
+    def views(self, key, example):
+        """One augmented view: image [S, S, 1] standardised, mask [S, S, 1] 0 or 1, alike moved."""
+        geometry_key, intensity_key, block_key, noise_key = jax.random.split(key, 4)
+        image = self._moved(geometry_key, example['image'])
+        mask = self._moved(geometry_key, (example['lung_mask'] > 0).astype(float))
+        mask = (mask > 0.5).astype(float)
+        image = intensity.random_brightness_contrast(
+            intensity_key, image, self.brightness, self.contrast
+        )
+        low, high = self.noise_range
+        image = diffuse_noise(noise_key, image, mask, self.noise, low, high)
+        for one in jax.random.split(block_key, self.blocks) if self.blocks else ():
+            image = block_out(
+                one, image, mask, self.block_probability, self.block_sides, self.block_value
+            )
+        return {'image': standardised(image), 'mask': mask}
+
+    def _moved(self, key, image):
+        """Rotated, cropped and mirrored; the same key moves every image in the same way."""
+        rotate_key, crop_key = jax.random.split(key)
+        limit = jnp.deg2rad(self.rotation)
+        image = geometry.rotate(image, jax.random.uniform(rotate_key, minval=-limit, maxval=limit))
+        return geometry.random_resized_crop(
+            crop_key, image, self.image_size, self.crop_scale, self.flip
+        )
+
+    def init(self, key, backbone, params, batch_stats):
+        return {}, {}, {}
+
+    def loss(self, backbone, params, state, views, key):
+        logits, stats = backbone(
+            params['backbone'], state.batch_stats['backbone'], views['image']
+        )
+        mask = views['mask']
+        entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean()
+        overlap = soft_dice(jax.nn.sigmoid(logits), mask).mean()
+        hard = soft_dice((logits > 0).astype(float), mask).mean()
+        metrics = {'cross_entropy': entropy, 'dice': hard}
+        return entropy + 1 - overlap, ({'backbone': stats, 'head': {}}, {}, metrics)
+
+    def chance_loss(self):
+        # At probability 1/2 the soft Dice depends on the lungs' area: here, a quarter of the image.
+        return math.log(2) + 1 - 2 * 0.5 * 0.25 / (0.5 + 0.25)
+
+
+def soft_dice(probabilities, mask, epsilon: float = 1.0):
+    """2 sum(p m) / (sum p + sum m) of each image [B, S, S, 1] -> [B].
+
+    `epsilon` above and below the line: an empty prediction of an empty mask is right.
+    """
+    axes = tuple(range(1, mask.ndim))
+    both, total = (probabilities * mask).sum(axes), (probabilities + mask).sum(axes)
+    return (2 * both + epsilon) / (total + epsilon)
+
+
+def standardised(image):
+    """Mean 0 and standard deviation 1 over the image itself: exposure differs between sites."""
+    centred = image - image.mean()
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean() + 1e-6)

@@ -1,0 +1,203 @@
+"""The only training loop: a stage from its newest checkpoint, or from its parent, to a step."""
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import math
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from cxr_jax import parallel
+from cxr_jax import state as states
+from cxr_jax.checkpoint import Checkpoints
+from cxr_jax.interrupt import Interrupted, InterruptFlag
+from cxr_jax.optim import optimizer, rate_factor
+from cxr_jax.progress import StageLog
+from cxr_jax.tasks.base import Facts, Task
+from cxr_jax.train_step import make_train_step
+from cxr_jax.views.region import needs_masks
+from data_pipelines import loader
+from data_pipelines.errors import UserError
+from data_pipelines.prepared import PreparedData
+
+LOG_STEPS = 10  # steps between two fetches of metrics from the devices
+IN_FLIGHT = 2  # batches on their way to the devices
+
+
+class NotFinite(UserError):
+    """The loss or the state became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a stage's learning rate is found: see cxr_jax.lr_search."""
+
+    protocol: str  # thesis, sampled or halving
+    epochs: int  # of every candidate; halving: of the last one
+    trials: tuple['Stage', ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Everything that determines one stage's result, resolved (no `auto` left)."""
+
+    name: str
+    task: Task
+    config: object  # ConfigDict of config.stage.<name>
+    facts: Facts
+    data: PreparedData
+    region: str
+    seed: int
+    content: dict  # what its key is made of
+    key: str
+    parent_key: str | None
+    search: Search | None = None
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.facts.steps_per_epoch
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """Seed of a stage's head, views and order of the data: the run's seed and the task's name."""
+    return int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:8], 16)
+
+
+def build_stage(stage: Stage, backbone):
+    """(create: parent, lr -> TrainState, transform, rate factor) of a stage; nothing runs yet."""
+    steps = stage.facts.steps_per_epoch
+    frozen = stage.task.frozen(stage.facts)
+    transform = optimizer(stage.config.optimizer, frozen)
+    key = jax.random.key(stage_seed(stage.seed, stage.name))
+
+    def create(parent, lr):
+        params, batch_stats = parent['params'], parent['batch_stats']
+        return states.create(stage.task, backbone, transform, params, batch_stats, key, lr)
+
+    return create, transform, rate_factor(stage.config.optimizer, stage.total_steps, steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a stage compiles to; stages that differ in their learning rate alone share one."""
+
+    backbone: object
+    parent: dict  # {'params', 'batch_stats'} of the backbone
+    mesh: object
+    create: Callable
+    step: Callable
+    like: object  # abstract TrainState, as it is restored
+
+
+def build_program(stage: Stage, backbone, parent: dict, mesh) -> Program:
+    """The stage's program; the step itself is compiled by its first call."""
+    create, transform, factor = build_stage(stage, backbone)
+    like = parallel.abstract_replicated(mesh, jax.eval_shape(create, parent, 0.0))
+    gray = stage.data.statistics['full']['mean']
+    step = make_train_step(stage.task, backbone, transform, factor, mesh, stage.region, gray)
+    return Program(backbone, parent, mesh, jax.jit(create), step, like)
+
+
+def train(
+    stage: Stage,
+    program: Program,
+    directory: pathlib.Path,
+    until: int,
+    started: Callable[[int], None] = lambda step: None,
+    watch: Callable[[object], None] | None = None,
+):
+    """Trains up to step `until`, which is saved; returns (state, closed StageLog).
+
+    Goes on from the newest intact checkpoint in `directory`. `started` is told the first step;
+    `watch` gets the state at the end of every epoch, before that is saved. Raises Interrupted after
+    a save on SIGTERM, NotFinite with the step.
+    """
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        state = checkpoints.restore(program.like)
+        if state is None:
+            state = program.create(program.parent, stage.config.optimizer.lr)
+        # Through an identity on the devices: arrays as orbax restores them may refuse donation.
+        state = parallel.replicate(program.mesh, state)
+        first = int(state.step)
+        started(first)
+        log = StageLog(directory, stage.name, first, until, stage.facts.batch_size)
+        with contextlib.closing(log):
+            state = _run_steps(stage, program, state, until, checkpoints, log, watch)
+    return state, log
+
+
+def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: StageLog, watch):
+    """Runs the remaining steps; saves every `config.checkpoint_epochs` and at the end."""
+    first, per_epoch = int(state.step), stage.facts.steps_per_epoch
+    every = max(round(stage.config.checkpoint_epochs * per_epoch), 1)
+    pending: list[tuple[int, dict]] = []
+
+    def flush():
+        rows = [
+            {'step': i} | {k: float(v) for k, v in jax.device_get(metrics).items()}
+            for i, metrics in pending
+        ]
+        pending.clear()
+        for row in rows:
+            if not math.isfinite(row['loss']) or not math.isfinite(row['grad_norm']):
+                raise NotFinite(_advice(stage, row, checkpoints.directory))
+        if rows:
+            log.write(rows, rows[-1]['step'] / per_epoch)
+
+    def save(wait):
+        # The losses are those before the last update, which may itself have left their range.
+        if not states.is_finite(state):
+            raise NotFinite(_advice(stage, log.rows[-1], checkpoints.directory))
+        log.sync()
+        checkpoints.save(state, wait)
+
+    batches = _batches_on_devices(stage, program.mesh, first)
+    with InterruptFlag() as interrupt:
+        for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
+            state, metrics = program.step(state, batch)
+            pending.append((i, metrics))
+            # Read once: a signal during the lines below is for the step after.
+            stopping = interrupt.raised
+            saving = i % every == 0 or i == until or stopping
+            watching = watch and i % per_epoch == 0
+            if i % LOG_STEPS == 0 or saving or watching:
+                # A state is saved only after the losses up to it are known to be finite.
+                flush()
+            if watching:
+                watch(state)
+            if saving:
+                save(wait=i == until or stopping)
+            if stopping:
+                break
+        if interrupt.raised:
+            step_now, total = int(state.step), stage.total_steps
+            raise Interrupted(f'stage {stage.name} stopped and saved at step {step_now} of {total}')
+    return state
+
+
+def _batches_on_devices(stage: Stage, mesh, start: int):
+    """Batches from `start` on, a few of them already on their way to the devices."""
+    shard = (jax.process_index(), jax.process_count())
+    batches = loader.train_batches(
+        stage.data, 'train', stage.facts.batch_size, stage_seed(stage.seed, stage.name), start,
+        shard, masks=needs_masks(stage.region) or stage.task.needs_masks,
+    )  # fmt: skip
+    queue = collections.deque()
+    for batch in batches:
+        queue.append(parallel.put_rows(mesh, batch))
+        if len(queue) >= IN_FLIGHT:
+            yield queue.popleft()
+
+
+def _advice(stage: Stage, row: dict, checkpoints: pathlib.Path) -> str:
+    rate = row['learning_rate']
+    return (
+        f'The numbers of stage {stage.name} are no longer finite at step {row["step"]}: loss '
+        f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate {rate:.3g}. Try a lower '
+        f'rate (--config.stage.{stage.name}.optimizer.lr={stage.config.optimizer.lr / 3:.2g}) or a '
+        f'longer warm-up (--config.stage.{stage.name}.optimizer.warmup_epochs=1). What was saved '
+        f'before that is finite and kept in {checkpoints}.'
+    )
