@@ -37,7 +37,7 @@ def get_config(argument: str = '') -> ConfigDict:
     config.data.classes = ()  # names of those told apart by the classifier; empty = all
     config.data.region = 'full'  # full, lungs_black, lungs_gray or background
     config.backbone = ConfigDict()
-    config.backbone.depth = 50  # ResNet-18, 34, 50 or 101
+    config.backbone.depth = 50  # ResNet-18, 34, 50 or 101, or DenseNet-121
     config.backbone.width = 64  # channels of the stem; the paper's 64
     config.backbone.channels = 1  # of the input; 3 repeats the grey image
     config.backbone.dtype = 'auto'  # of the computation; auto = bfloat16 on accelerators

@@ -19,32 +19,45 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cxr_jax.compilation import use_cache
 from cxr_jax.interrupt import EXIT_CODE, Interrupted
 from data_pipelines.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'FILE:ARGUMENT of the config.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run and its report.')
 OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
-def run(main: Callable[[], None], example: str, in_argument: tuple[str, ...] = ()) -> None:
+def run(
+    main: Callable[..., None],
+    example: str,
+    in_argument: tuple[str, ...] = (),
+    commands: tuple[str, ...] = (),
+) -> None:
     """Parses the flags, runs `main`, exits with a code of this module's docstring.
 
     `example`: a --config flag that works, for error texts. `in_argument`: fields that follow from
-    the config's argument and are not set by themselves.
+    the config's argument and are not set by themselves. `commands`: words one of which stands
+    before the flags and is given to `main`.
     """
 
     def checked(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax and TFDS report every step of theirs
-        if len(argv) > 1:
-            words = ' '.join(argv[1:])
+        command = [word for word in argv[1:2] if word in commands]
+        if commands and not command:
+            words = ' or '.join(commands)
+            raise UserError(f'Say what to do, {words}; try {commands[0]} {example}.')
+        if len(argv) > 1 + len(command):
+            words = ' '.join(argv[1 + len(command) :])
             raise UserError(
                 f'{words!r} is not understood: everything is given by flags, as {example}.'
             )
         if CONFIG.value is None:
             raise UserError(f'No config was named; try {example}.')
-        main()
+        main(*command)
 
+    use_cache()
     # Where nothing is being trained, SIGTERM does what Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

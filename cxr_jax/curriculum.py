@@ -5,41 +5,54 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cxr_jax import parallel, provenance, report
 from cxr_jax import state as states
+from cxr_jax.claim import Claim
+from cxr_jax.embedded import DATA_DIR
 from cxr_jax.evaluate import gallery_arrays, predict
-from cxr_jax.files import write_json
-from cxr_jax.metrics import attention_figures, classification_figures
-from cxr_jax.models.backbone import build_backbone
-from cxr_jax.models.torch_weights import load_resnet
+from cxr_jax.files import write_atomically, write_json
+from cxr_jax.metrics import BOXES, attention_figures, classification_figures
+from cxr_jax.models.backbone import build_backbone, network_name
+from cxr_jax.models.torch_weights import load_weights
 from cxr_jax.plan import Plan, make_plan
 from cxr_jax.stage import Outcome, run_stage
 from cxr_jax.training import stage_seed
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import PreparedData, open_prepared
 
-DATA_DIR = 'data'  # where prepared sets lie unless named
 RUN_FILE = 'run.json'
 RESULTS_FILE = 'results.json'
+PREDICTIONS_FILE = 'predictions.npz'
+# What it holds of every labelled test image: fields of evaluate.Predictions.
+PREDICTIONS = (
+    'probabilities', 'labels', 'patients', 'image_ids', 'ail', 'lung_area', 'box_attention',
+    'box_area',
+)  # fmt: skip
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: str = '') -> dict:
     """Trains and evaluates the curriculum of `config`; returns the results of results.json.
 
     Finished stages come from the store, a finished run from `workdir`. Raises UserError for what
-    the user has to change and Interrupted after saving on SIGTERM.
+    the user has to change, Busy where another process is at work and Interrupted after saving on
+    SIGTERM.
     """
     # 1. The data, and everything that can be decided or refused without training.
     config = ConfigDict(config.to_dict())
-    data = open_prepared(config.data.dir or DATA_DIR, config.data.name, config.data.size)
+    data = open_data(config)
     mesh = parallel.data_mesh()
     plan = make_plan(config, data, mesh.size)
     found = claim_workdir(workdir, config, data, plan.stages[-1].key)
     if found:
-        print(report.format_table(found))
         return found
+    with Claim(workdir / '.run', f'the run {workdir}').held():
+        return _run(config, data, mesh, plan, workdir, banner, command)
+
+
+def _run(config, data, mesh, plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
     announce(config, plan, data, mesh)
 
     # 2. The backbone, fresh or from the named weights.
@@ -48,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     parent = initial_backbone(config, backbone, plan.stages[0].task.image_size)
 
     # 3. The stages: each starts from the backbone that the one before it left.
-    store = pathlib.Path(config.store) if config.store else workdir.parent / 'stages'
+    store = store_of(config, workdir)
     outcomes: list[Outcome] = []
     for stage in plan.stages:
         record = origin(config, data, plan.notes[stage.name])
@@ -68,19 +81,32 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     # 5. The report.
     results = assemble(config, plan, outcomes, tested, predictions, workdir, banner, command)
     labelled = predictions.labels >= 0
+    table = {name: getattr(predictions, name)[labelled] for name in PREDICTIONS}
+    write_atomically(workdir / PREDICTIONS_FILE, lambda path: _save_table(path, table))
     chosen = report.choose_examples(predictions.probabilities, predictions.labels)
     report.write_report(
         workdir,
         results,
         curves=[outcome.metrics for outcome in outcomes],
-        predictions={
-            'probabilities': predictions.probabilities[labelled],
-            'labels': predictions.labels[labelled],
-        },
+        predictions={name: table[name] for name in ('probabilities', 'labels')},
         gallery=gallery_arrays(predictions, chosen, classifier, tested, config.data.region, 'test'),
     )
-    print(report.format_table(results))
     return results
+
+
+def open_data(config: ConfigDict) -> PreparedData:
+    """The prepared set that `config.data` names."""
+    return open_prepared(config.data.dir or DATA_DIR, config.data.name, config.data.size)
+
+
+def store_of(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Folder of the trained stages."""
+    return pathlib.Path(config.store) if config.store else workdir.parent / 'stages'
+
+
+def _save_table(path: pathlib.Path, table: dict) -> None:
+    with open(path, 'wb') as file:  # np.savez would add a suffix to a path
+        np.savez_compressed(file, **table)
 
 
 def claim_workdir(
@@ -142,7 +168,7 @@ def initial_backbone(config: ConfigDict, backbone, size: int) -> dict:
         params, batch_stats = jax.jit(backbone.init, static_argnums=1)(key, size)
     else:
         params, batch_stats = jax.eval_shape(lambda: backbone.init(key, size))
-        params, batch_stats = load_resnet(config.backbone.weights, params, batch_stats)
+        params, batch_stats = load_weights(config.backbone.weights, params, batch_stats)
     return {'params': params, 'batch_stats': batch_stats}
 
 
@@ -195,7 +221,8 @@ def assemble(
         'region': config.data.region,
         'seed': seed,
         'command': command,
-        'backbone': f'ResNet-{backbone.depth}, width {backbone.width}, {backbone.channels} channel',
+        'backbone': f'{network_name(backbone.depth)}, width {backbone.width}, '
+        f'{backbone.channels} channel',
         'data': {
             'name': data.name,
             'fingerprint': data.fingerprint,
@@ -215,6 +242,10 @@ def assemble(
         'attention': attention_figures(
             predictions.ail[labelled], predictions.lung_area[labelled], *rows, data.classes, seed,
             resamples,
+        ),
+        'boxes': attention_figures(
+            predictions.box_attention[labelled], predictions.box_area[labelled], *rows,
+            data.classes, seed, resamples, BOXES,
         ),
         'params_sha256': outcomes[-1].manifest['sha256'],
         'versions': provenance.versions(),
@@ -240,6 +271,7 @@ def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
         'metrics': manifest['final_metrics'] | {'chance_loss': stage.task.chance_loss()},
         'resumed': manifest['resumed'],
         'reused': outcome.reused,
+        'search': manifest['search'],
         'notes': notes,
     }
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax import parallel
+from cxr_jax.attention.boxes import attention_inside_boxes
 from cxr_jax.attention.cam import class_activation_map, enlarge
 from cxr_jax.attention.lungs import attention_inside_lungs, lung_area_fraction
 from cxr_jax.train_step import prepare_images
@@ -24,6 +25,8 @@ class Predictions:
     image_ids: np.ndarray  # [N] str
     ail: np.ndarray  # [N], NaN without a lung mask or without positive activation
     lung_area: np.ndarray  # [N], NaN without a lung mask
+    box_attention: np.ndarray  # [N], NaN without lesion boxes or without positive activation
+    box_area: np.ndarray  # [N], NaN without lesion boxes
     cams: np.ndarray  # [N, h, w] of the predicted class, as small as the feature map
 
 
@@ -64,6 +67,9 @@ def predict(
     for batch in loader.eval_batches(data, split, batch_size, shard):
         inputs = {k: batch[k] for k in ('image', 'lung_mask')}
         outputs = jax.device_get(step(variables, parallel.put_rows(mesh, inputs)))
+        large = np.asarray(enlarge(jnp.asarray(outputs['cams']), task.image_size))
+        inside, area = attention_inside_boxes(large, batch['boxes'], data.size)
+        outputs |= {'box_attention': inside, 'box_area': area}
         outputs |= {k: batch[k] for k in ('label', 'patient', 'image_id', 'has_lung_mask')}
         rows.append({k: np.asarray(v)[batch['valid']] for k, v in outputs.items()})
     found = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
@@ -75,6 +81,8 @@ def predict(
         image_ids=found['image_id'],
         ail=np.where(no_mask, np.nan, found['ail']),
         lung_area=np.where(no_mask, np.nan, found['lung_area']),
+        box_attention=found['box_attention'],
+        box_area=found['box_area'],
         cams=found['cams'],
     )
 

@@ -1,25 +1,28 @@
 """Figures of merit of the test images, each with an interval from a patient-level bootstrap."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from cxr_jax.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Statistics,
-    figure,
-    patient_bootstrap,
-    ratio,
-)
+from cxr_jax.bootstrap import CONFIDENCE, RESAMPLES, Statistics, figure, patient_bootstrap, ratio
 from data_pipelines.errors import UserError
 
-_MEANS = {
-    'balanced_accuracy': 'class_accuracy',
-    'macro_f1': 'class_f1',
-    'macro_auc': 'class_auc',
-}
-_ATTENTION = ('ail', 'lung_area', 'excess')
+_MEANS = {'balanced_accuracy': 'class_accuracy', 'macro_f1': 'class_f1', 'macro_auc': 'class_auc'}
+_INSIDE = ('share', 'area', 'excess')
+
+
+class Structure(NamedTuple):
+    """What attention is measured inside of, and the names of its figures."""
+
+    what: str
+    share: str
+    area: str
+    without: str  # key of the number of images that lack it
+
+
+LUNGS = Structure('lung mask', 'ail', 'lung_area', 'without_mask')
+BOXES = Structure('lesion box', 'box_attention', 'box_area', 'without_boxes')
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> np.ndarray:
@@ -81,7 +84,7 @@ def classification_figures(
     Raises UserError for probabilities that are not finite, ValueError for inputs that do not fit.
     """
     k = len(classes)
-    labels, codes, n_patients = _checked(labels, patients, k)
+    labels, codes, n_patients = checked_rows(labels, patients, k)
     probabilities = _checked_probabilities(probabilities, (len(labels), k))
     predictions = probabilities.argmax(1)
     one_hot = labels[:, None] == np.arange(k)
@@ -134,46 +137,39 @@ def attention_figures(
     classes: Sequence[str],
     seed: int = 0,
     resamples: int = RESAMPLES,
+    structure: Structure = LUNGS,
 ) -> dict:
     """Mean AIL beside the mean lung-area fraction (the AIL of a uniform map), ready for JSON.
 
     ail [N], NaN where the map has no positive value; lung_area [N], NaN where the image has no
     lung mask; labels, patients, classes as in classification_figures. All means run over the
-    same images, those with both numbers; `excess` = AIL - lung area, image by image.
+    same images, those with both numbers; `excess` = AIL - lung area, image by image. Figures
+    of another structure bear its names.
     """
-    labels, codes, n_patients = _checked(labels, patients, len(classes))
-    ail, lung_area = np.asarray(ail, np.float64), np.asarray(lung_area, np.float64)
-    has_mask = np.isfinite(lung_area)
-    used = has_mask & np.isfinite(ail)
+    labels, codes, n_patients = checked_rows(labels, patients, len(classes))
+    share, area = np.asarray(ail, np.float64), np.asarray(lung_area, np.float64)
+    has_structure = np.isfinite(area)
+    used = has_structure & np.isfinite(share)
     # Column 0 is all images, column 1 + c those of class c.
     group = np.column_stack([used, used[:, None] & (labels[:, None] == np.arange(len(classes)))])
-    numbers = [np.ones(len(ail)), ail, lung_area, ail - lung_area]
-    sums = {}
-    for name, x in zip(('images', *_ATTENTION), numbers, strict=True):
-        sums[name] = np.zeros((n_patients, group.shape[1]))
-        np.add.at(sums[name], codes[used], x[used, None] * group[used])
-
-    def statistic(counts: np.ndarray) -> Statistics:
-        images = counts @ sums['images']
-        return {name: ratio(counts @ sums[name], images) for name in _ATTENTION}
-
+    statistic = attention_statistic(share, area, group, codes, n_patients)
     value = statistic(np.ones((1, n_patients)))
     samples = patient_bootstrap(statistic, n_patients, len(labels), resamples, seed)
 
     def row(column: int, of: str) -> dict:
         members = group[:, column]
         people = len(np.unique(codes[members]))
-        figures = {}
-        for name in _ATTENTION:
-            reason = '' if members.any() else f'no test image{of} with a lung mask and a map'
-            x, resampled = value[name][0, column], samples[name][:, column]
-            figures[name] = figure(x, resampled, people, reason)
+        reason = '' if members.any() else f'no test image{of} with a {structure.what} and a map'
+        figures = {
+            name: figure(value[key][0, column], samples[key][:, column], people, reason)
+            for key, name in zip(_INSIDE, (structure.share, structure.area, 'excess'), strict=True)
+        }
         return {'images': int(members.sum()), **figures}
 
     return {
         **row(0, ''),
-        'without_mask': int((~has_mask).sum()),
-        'without_activation': int((has_mask & ~used).sum()),
+        structure.without: int((~has_structure).sum()),
+        'without_activation': int((has_structure & ~used).sum()),
         'confidence': CONFIDENCE,
         'resamples': resamples,
         'seed': seed,
@@ -181,6 +177,27 @@ def attention_figures(
             {'name': name, **row(1 + c, f' of class {name}')} for c, name in enumerate(classes)
         ],
     }
+
+
+def attention_statistic(
+    share: np.ndarray, area: np.ndarray, group: np.ndarray, codes: np.ndarray, n_patients: int
+) -> Callable[[np.ndarray], Statistics]:
+    """For patient_bootstrap: means 'share', 'area' and 'excess' (their difference), [b, C] each.
+
+    share [N], area [N], finite where counted; group bool [N, C], the images of each column;
+    codes [N], the patient of each image.
+    """
+    used = group.any(1)
+    numbers = {'images': np.ones(len(share)), 'share': share, 'area': area, 'excess': share - area}
+    sums = {name: np.zeros((n_patients, group.shape[1])) for name in numbers}
+    for name, x in numbers.items():
+        np.add.at(sums[name], codes[used], x[used, None] * group[used])
+
+    def statistic(counts: np.ndarray) -> Statistics:
+        images = counts @ sums['images']
+        return {name: ratio(counts @ sums[name], images) for name in _INSIDE}
+
+    return statistic
 
 
 def _headline(
@@ -249,7 +266,7 @@ def _notes(classes: Sequence[str], people: list[int], absent: list[str]) -> list
     return notes
 
 
-def _checked(
+def checked_rows(
     labels: np.ndarray, patients: Sequence[str], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Labels as int64, the patient number of every image, and the number of patients."""

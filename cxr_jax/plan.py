@@ -7,8 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from cxr_jax.lr_search import PROTOCOLS, candidate_rates
-from cxr_jax.models.backbone import compute_dtype
-from cxr_jax.models.resnet import EXPANSION
+from cxr_jax.models.backbone import DEPTHS, compute_dtype, feature_width
 from cxr_jax.provenance import plain
 from cxr_jax.stage_store import content_key
 from cxr_jax.tasks import TASKS
@@ -49,7 +48,7 @@ def make_plan(config, data, devices: int) -> Plan:
 def check_config(config, devices: int) -> None:
     """UserError for a value outside its range, whatever the data."""
     _one_of('data.region', config.data.region, REGIONS)
-    _one_of('backbone.depth', config.backbone.depth, EXPANSION)
+    _one_of('backbone.depth', config.backbone.depth, DEPTHS)
     _one_of('backbone.channels', config.backbone.channels, (1, 3))
     _one_of('backbone.dtype', config.backbone.dtype, ('auto', 'bfloat16', 'float32'))
     _at_least('backbone.width', config.backbone.width, 1)
@@ -173,7 +172,7 @@ def _plan_stage(name: str, settings, config, data, devices: int, parent: str | N
         batch_size=batch,
         steps_per_epoch=images // batch,
         devices=devices,
-        feature_width=8 * config.backbone.width * EXPANSION[config.backbone.depth],
+        feature_width=feature_width(config.backbone.depth, config.backbone.width),
         classes=data.classes,
     )
     try:

@@ -10,6 +10,7 @@ import jax
 
 from cxr_jax import state as states
 from cxr_jax.checkpoint import restore_tree
+from cxr_jax.claim import Claim
 from cxr_jax.files import write_json
 from cxr_jax.lr_search import SEARCH_FILE, chosen_stage, search
 from cxr_jax.progress import read_metrics
@@ -41,7 +42,7 @@ def run_stage(
 ) -> Outcome:
     """The finished stage from the store, or trained now; `provenance` goes into its manifest.
 
-    Raises Interrupted after a save on SIGTERM, NotFinite with the step, UserError for a stage that
+    Raises Interrupted after a save on SIGTERM, NotFinite with the step, Busy for a stage that
     another process is training.
     """
     directory = StageDirectory(store, stage.name, stage.key)
@@ -49,7 +50,7 @@ def run_stage(
         found = load_finished(stage, directory, backbone, parent, mesh)
         if found:
             return found
-    with directory.lock():
+    with directory.claim().held() as claim:
         try:  # again: before the lock was free, another process may have finished this stage
             found = load_finished(stage, directory, backbone, parent, mesh)
             if found:
@@ -57,10 +58,12 @@ def run_stage(
         except Damaged as reason:
             aside = directory.discard()
             print(f'{directory.finished} is damaged ({reason}); set aside as {aside}.')
-        return _train_stage(stage, backbone, parent, mesh, directory, provenance)
+        return _train_stage(stage, backbone, parent, mesh, directory, provenance, claim)
 
 
-def _train_stage(stage, backbone, parent, mesh, directory: StageDirectory, provenance) -> Outcome:
+def _train_stage(
+    stage, backbone, parent, mesh, directory: StageDirectory, provenance, claim: Claim
+) -> Outcome:
     """Searches the learning rate if asked, trains to the end and gives the stage its name."""
     partial, sessions = directory.partial, []
     partial.mkdir(exist_ok=True)
@@ -89,9 +92,9 @@ def _train_stage(stage, backbone, parent, mesh, directory: StageDirectory, prove
         'images_per_second': log.images_per_second(),
         'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
         'sha256': states.sha256(final),
+        'search': json.loads((partial / SEARCH_FILE).read_text()) if searched else None,
     }
-    if searched:
-        manifest['search'] = json.loads((partial / SEARCH_FILE).read_text())
+    claim.confirm()
     directory.finish(manifest)
     return Outcome(manifest, final, log.rows, reused=False)
 

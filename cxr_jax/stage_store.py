@@ -4,17 +4,15 @@ A stage trains in `<task>-<key>.partial/` and is renamed to `<task>-<key>/` when
 a directory without the suffix is a finished stage, whatever killed a process before.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 
+from cxr_jax.claim import Claim
 from cxr_jax.files import rename, write_json
-from data_pipelines.errors import UserError
 
 MANIFEST = 'manifest.json'
 
@@ -45,21 +43,11 @@ class StageDirectory:
         """The finished stage's manifest."""
         return json.loads((self.finished / MANIFEST).read_text())
 
-    @contextlib.contextmanager
-    def lock(self):
-        """Keeps other processes from training or replacing this stage; they are told so."""
+    def claim(self) -> Claim:
+        """Keeps other processes, here and on other hosts, from training or replacing this stage."""
         self.store.mkdir(parents=True, exist_ok=True)
         # Beside the directories, which are renamed while another process may be opening them.
-        with open(self.store / f'.{self.finished.name}.lock', 'w') as lock:
-            try:
-                # The system drops the lock with its process, also after SIGKILL.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f'Another process is training the stage {self.partial}. Wait for it, or start '
-                    'this run again when it has ended.'
-                ) from None
-            yield
+        return Claim(self.store / f'.{self.finished.name}', f'the stage {self.partial}')
 
     def finish(self, manifest: dict) -> None:
         """Writes the manifest, forces it to disk and gives the directory its final name."""

@@ -14,19 +14,20 @@ CONFOUNDED = 0.3
 ATTRIBUTES = ('source', 'view', 'sex')
 
 
-def statistics(entries: Sequence[Entry], bits: int) -> dict[str, dict[str, float]]:
-    """Mean and std (of the population) of the pixels of `entries` on [0, 1], per region.
+def statistics(sums: Sequence[dict[str, int]], bits: int) -> dict[str, dict[str, float]]:
+    """Mean and std (of the population) of the pixels on [0, 1], per region.
 
-    From exact integer sums, so the order of the images does not matter. Regions that need lungs
-    appear only if every entry has a mask. lungs_gray fills with the mean of the full images.
+    From each image's `sums` (ingest.pixel_sums), exact integers, so the order of the images does
+    not matter. Regions that need lungs appear only if every image has a mask. lungs_gray fills
+    with the mean of the full images.
     """
     top = 2**bits - 1
     total = Counter()
-    for entry in entries:
-        total.update(entry.meta['sums'])
+    for image in sums:
+        total.update(image)
     n = total['all_n']
     full = _mean_std(total['all_sum'] / top, total['all_squares'] / top**2, n)
-    if not all('lung_n' in entry.meta['sums'] for entry in entries):
+    if not all('lung_n' in image for image in sums):
         return {'full': full}
     lung_sum, lung_squares = total['lung_sum'] / top, total['lung_squares'] / top**2
     outside, fill = n - total['lung_n'], full['mean']
@@ -107,7 +108,7 @@ def describe(entries: Sequence[Entry], classes: tuple[str, ...], bits: int) -> d
         'images_with_boxes': sum(bool(entry.item.boxes) for entry in entries),
         'has_patient_ids': all(entry.patient for entry in entries),
         'has_lung_masks': all('lung_n' in entry.meta['sums'] for entry in entries),
-        'statistics': statistics(by_split['train'], bits),
+        'statistics': statistics([e.meta['sums'] for e in by_split['train']], bits),
         'association_with_class': association,
         'duplicates': duplicates(entries),
         'raw_files': _raw_files(entries),

@@ -141,7 +141,7 @@ def _prepare(task: Task) -> Prepared:
         'study': digest('study', header['study_uid']) if header['study_uid'] else '',
         'image_hash': hashlib.sha256(image.tobytes()).hexdigest(),
         'mask_hash': '' if mask is None else hashlib.sha256(mask.tobytes()).hexdigest(),
-        'sums': _sums(image, mask),
+        'sums': pixel_sums(image, mask),
         **{name: header[name] for name in KEPT_HEADER},
     }
     return Prepared(image, mask, meta)
@@ -165,7 +165,7 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return (values > values.max() / 2).astype(np.uint8)
 
 
-def _sums(image: np.ndarray, mask: np.ndarray | None) -> dict[str, int]:
+def pixel_sums(image: np.ndarray, mask: np.ndarray | None) -> dict[str, int]:
     """Count, sum and sum of squares of all pixels and of the lungs, as exact integers."""
 
     def add_up(name: str, values: np.ndarray) -> dict[str, int]:

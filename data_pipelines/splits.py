@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from data_pipelines.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -113,3 +115,13 @@ def read_splits(path: Path) -> dict[str, str]:
                     f'{result[patient]} and {split}; keep one.'
                 )
     return result
+
+
+def assign_folds(patients: Sequence[str], folds: int) -> np.ndarray:
+    """Fold 0 .. folds-1 of each image: patients in the order in which they first appear, in turn.
+
+    The stored order of a prepared set is one of hashed names, hence random, and the same wherever
+    the set is prepared; its pseudonyms, which a hash would need, are not.
+    """
+    number = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
+    return np.array([number[patient] % folds for patient in patients])

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 from configs.curriculum import get_config
-from cxr_jax import command_line, curriculum, main
+from cxr_jax import command_line, curriculum, embedded, main, report
 from cxr_jax.interrupt import Interrupted
 from data_pipelines.prepared import CARD_FORMAT
 from data_pipelines.records import VERSION
@@ -49,7 +49,7 @@ def command(monkeypatch, capsys, tmp_path):
     """The command line in an empty folder: words -> code, out, err. Whatever trains is stopped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(curriculum, 'run_stage', stop)
-    monkeypatch.setattr(main, 'prepare', stop)
+    monkeypatch.setattr(embedded, 'prepare', stop)
 
     def run(*words):
         monkeypatch.setattr(sys, 'argv', ['main.py', *map(str, words)])
@@ -114,7 +114,7 @@ def test_the_command_line_itself(command, words, expected):
         ('eval.batch_size=12', ['eval.batch_size=12', 'not a multiple of the 8 devices']),
         ('eval.resamples=0', ['eval.resamples=0', '1 or more']),
         ('seed=-1', ['seed=-1', '0 or more']),
-        ('backbone.depth=19', ['depth=19', '18, 34, 50, 101']),
+        ('backbone.depth=19', ['depth=19', '18, 34, 50, 101, 121']),
         ('backbone.width=0', ['backbone.width=0']),
         ('backbone.channels=2', ['channels=2', '1, 3']),
         ('backbone.dtype=float8', ['dtype=float8', 'bfloat16']),
@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit(command, tmp_path):
     assert_refused(
         outcome,
         'do not fit the backbone',
-        'conv1.weight: in the file (7, 7, 1, 64), in the model (7, 7, 1, 16)',
+        'conv1.weight: in the file (64, 1, 7, 7), in the model (16, 1, 7, 7)',
         'layer4.1.conv2.weight: in the file missing',
         'odd: in the file (1,), not in the model',
     )
@@ -270,7 +270,8 @@ def recipe(command, monkeypatch):
     def run(*words):
         seen, prepared = [], []
         monkeypatch.setattr(curriculum, 'run', lambda *args: seen.append(args))
-        monkeypatch.setattr(main, 'prepare', lambda *args, **more: prepared.append(args))
+        monkeypatch.setattr(report, 'format_table', str)
+        monkeypatch.setattr(embedded, 'prepare', lambda *args, **more: prepared.append(args))
         outcome = command('--config', f'{CONFIG}:rot', *words)
         assert outcome.code is None, outcome.err
         [(config, workdir, banner, _)] = seen

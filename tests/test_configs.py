@@ -89,13 +89,14 @@ def test_reference_is_the_methods_own_settings(name):
     optimizer = stage.optimizer
     found = (
         stage.batch_size, stage.epochs, optimizer.name, optimizer.lr, optimizer.weight_decay,
-        optimizer.schedule, optimizer.warmup_epochs,
+        optimizer.head_weight_decay, optimizer.schedule, optimizer.warmup_epochs,
     )  # fmt: skip
     assert found == {
-        'rot': (128, 70, 'sgd', 0.2, 1e-4, 'step', 5.0),
-        'moco': (256, 200, 'sgd', 0.03, 1e-4, 'cosine', 0.0),
-        'swav': (256, 200, 'lars', 0.6, 1e-6, 'cosine', 0.0),
-        'classify': (256, 90, 'sgd', 0.1, 1e-4, 'step', 0.0),
+        'rot': (128, 70, 'sgd', 0.2, 1e-4, 1e-4, 'step', 5.0),
+        'relloc': (512, 70, 'sgd', 0.2, 1e-4, 5e-4, 'step', 5.0),
+        'moco': (256, 200, 'sgd', 0.03, 1e-4, 1e-4, 'cosine', 0.0),
+        'swav': (256, 200, 'lars', 0.6, 1e-6, 1e-6, 'cosine', 0.0),
+        'classify': (256, 90, 'sgd', 0.1, 1e-4, 1e-4, 'step', 0.0),
     }[name]
     assert optimizer.momentum == 0.9 and not optimizer.nesterov
 
@@ -110,7 +111,7 @@ def test_reference_rates_drop_where_the_methods_say():
 
 def test_thesis_has_the_values_of_the_thesis():
     """Reference facts, section 0.1; what it does not state is constant or the method's own."""
-    config = get_config('moco_swav_rot,preset=thesis')
+    config = get_config('moco_swav_rot_relloc,preset=thesis')
     stages = {
         name: (s.batch_size, s.epochs, s.optimizer.name, s.optimizer.momentum, s.optimizer.schedule)
         for name, s in config.stage.items()
@@ -119,9 +120,13 @@ def test_thesis_has_the_values_of_the_thesis():
         'moco': (32, 30, 'sgd', 0.9, 'constant'),
         'swav': (8, 30, 'lars', 0.9, 'constant'),
         'rot': (16, 30, 'sgd', 0.9, 'constant'),
+        'relloc': (32, 30, 'sgd', 0.9, 'constant'),
         'classify': (64, 150, 'sgd', 0.9, 'constant'),
     }
     assert all(config.stage[n].optimizer.weight_decay == 1e-4 for n in ('moco', 'rot', 'classify'))
+    relloc = config.stage.relloc
+    assert relloc.optimizer.weight_decay == relloc.optimizer.head_weight_decay == 1e-4
+    assert relloc.task.flip == 0.5
     assert config.stage.classify.optimizer.lr == 0.01
     # The queue of 64 is eight batches.
     assert config.stage.swav.task.queue_size == '64' == str(8 * config.stage.swav.batch_size)
@@ -139,8 +144,10 @@ def test_thesis_has_the_values_of_the_thesis():
 @pytest.mark.parametrize('name', TASKS)
 def test_tasks_survive_the_way_through_a_config(name):
     default = TASKS[name]()
-    augment = dataclasses.replace(default.augment, flip=0.25, crop_scale=(0.3, 0.7))
-    changed = dataclasses.replace(default, image_size=96, augment=augment)
+    changed = dataclasses.replace(default, image_size=96)
+    if hasattr(default, 'augment'):
+        augment = dataclasses.replace(default.augment, flip=0.25, crop_scale=(0.3, 0.7))
+        changed = dataclasses.replace(changed, augment=augment)
     facts = Facts(
         images=70000, batch_size=256, steps_per_epoch=273, devices=1,
         feature_width=512, classes=('a', 'b', 'c'),

@@ -13,19 +13,24 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('
 # Modules and packages of cxr_jax from top to bottom. A module imports from lower lines only, a
 # package also from itself; tasks know of the models no more than the heads.
 LAYERS = """
-main
+segment study main
 command_line
 curriculum
 plan report
-stage evaluate
-train_step checkpoint progress
+stage segmenter
+lr_search
+validation
+training evaluate seed_means
+train_step checkpoint progress comparison
 state
 tasks
-views models optim attention metrics
-parallel provenance interrupt bootstrap stage_store
+views models optim attention metrics overlap
+parallel provenance interrupt bootstrap compilation stage_store
+claim embedded
 files
 """
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')
+READS_PYTORCH = 'convert_lungvae.py'
 ABOVE_THE_DATA = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'cxr_jax', 'configs')
 LEVEL = {
     name: -line for line, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()
@@ -47,7 +52,7 @@ def test_imports_point_one_way(path):
     package, own = path.relative_to(ROOT).with_suffix('').parts[:2]
     for name in imports(path):
         root, *rest = name.split('.')
-        assert root not in OTHER_FRAMEWORKS, name
+        assert root not in OTHER_FRAMEWORKS or path.name == READS_PYTORCH, name
         if package == 'data_pipelines':
             assert root not in ABOVE_THE_DATA, name
         if package == 'configs' and root == 'cxr_jax':

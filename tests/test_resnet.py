@@ -6,7 +6,7 @@ import pytest
 
 from cxr_jax.models.conv import conv2d, max_pool, winograd, xla_convolution
 from cxr_jax.models.resnet import ResNet
-from cxr_jax.models.torch_weights import load_resnet
+from cxr_jax.models.torch_weights import load_weights
 from data_pipelines.errors import UserError
 from tests.conftest import GOLDEN
 
@@ -16,7 +16,7 @@ def load(depth, channels=3):
     images = jnp.zeros((2, 64, 64, channels))
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
     path = GOLDEN / f'resnet{depth}_width8_torchvision.safetensors'
-    return network, load_resnet(path, shapes['params'], shapes['batch_stats'])
+    return network, load_weights(path, shapes['params'], shapes['batch_stats'])
 
 
 @pytest.mark.parametrize('depth', [18, 50])
@@ -57,7 +57,7 @@ def test_wrong_width_lists_every_leaf():
     )
     path = GOLDEN / 'resnet18_width8_torchvision.safetensors'
     with pytest.raises(UserError) as error:
-        load_resnet(path, shapes['params'], shapes['batch_stats'])
+        load_weights(path, shapes['params'], shapes['batch_stats'])
     leaves = len(jax.tree.leaves(shapes))
     assert f'{leaves} leaves differ' in str(error.value)
     assert 'layer4.0.downsample.1.running_var: in the file (64,)' in str(error.value)

@@ -97,7 +97,7 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
     script = (
         'import pathlib, time\n'
         'from cxr_jax.stage_store import StageDirectory\n'
-        f'with StageDirectory(pathlib.Path({str(tmp_path)!r}), {each.name!r}, {each.key!r}).lock():'
+        f'with StageDirectory(pathlib.Path({str(tmp_path)!r}), {each.name!r}, {each.key!r}).claim().held():'
         ' print("locked", flush=True); time.sleep(600)'
     )
     other = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE)
@@ -109,7 +109,7 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
         other.kill()
         other.communicate()
     assert not directory.partial.exists()
-    with directory.lock():
+    with directory.claim().held():
         pass
 
 
@@ -120,13 +120,13 @@ def test_a_stage_that_another_process_has_just_finished(
     each, expected, source = undisturbed('classify')
     directory = StageDirectory(tmp_path, each.name, each.key)
 
-    lock = StageDirectory.lock
+    claim = StageDirectory.claim
 
     def finish_elsewhere(self):
         shutil.copytree(source.finished, directory.finished)
-        return lock(self)
+        return claim(self)
 
-    monkeypatch.setattr(StageDirectory, 'lock', finish_elsewhere)
+    monkeypatch.setattr(StageDirectory, 'claim', finish_elsewhere)
     outcome = tiny.run(each, tiny_data, tmp_path, around=tiny.no_training)
     assert outcome.reused and outcome.manifest == expected.manifest
     assert not directory.partial.exists()

@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cxr_jax.models.resnet import ResNet
+from cxr_jax.models import densenet, resnet
 from cxr_jax.parallel import AXIS
+
+DEPTHS = (*resnet.STAGE_SIZES, densenet.DEPTH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,25 @@ def compute_dtype(name: str) -> str:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
+def build_network(depth: int, width: int, **fields) -> resnet.ResNet | densenet.DenseNet:
+    """The network of `depth` (one of DEPTHS), its stem `width` channels wide."""
+    if depth == densenet.DEPTH:
+        return densenet.DenseNet(width, **fields)
+    return resnet.ResNet(depth, width, **fields)
+
+
+def network_name(depth: int) -> str:
+    """'ResNet-50'."""
+    return f'{type(build_network(depth, 64)).__name__}-{depth}'
+
+
+def feature_width(depth: int, width: int) -> int:
+    """Channels of the network's last feature map."""
+    return build_network(depth, width).feature_width
+
+
 def build_backbone(config, mean: float, std: float) -> Backbone:
     """Backbone of `config.backbone` for images whose [0, 1] values have this mean and std."""
     dtype = jnp.dtype(compute_dtype(config.dtype))
-    network = ResNet(config.depth, config.width, dtype, axis_name=AXIS)
+    network = build_network(config.depth, config.width, dtype=dtype, axis_name=AXIS)
     return Backbone(network, float(mean), float(std), config.channels)

@@ -47,7 +47,7 @@ def write_report(
         if name not in pictures:
             (directory / name).unlink(missing_ok=True)
     for name, figure in pictures.items():
-        write_atomically(directory / name, lambda path, figure=figure: _save(figure, path))
+        write_atomically(directory / name, lambda path, figure=figure: save_figure(figure, path))
     page = render_page(results, list(pictures))
     text = json.dumps(json_ready(results), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(directory / 'results.md', page)
@@ -105,7 +105,7 @@ def _pictures(
     return pictures
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
     # Without the version string equal results give equal bytes.
     figure.savefig(path, format='png', dpi=160, bbox_inches='tight', pad_inches=0.08,
                    metadata={'Software': None})

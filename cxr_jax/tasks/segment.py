@@ -77,9 +77,7 @@ class Segment(Task):
         return {}, {}, {}
 
     def loss(self, backbone, params, state, views, key):
-        logits, stats = backbone(
-            params['backbone'], state.batch_stats['backbone'], views['image']
-        )
+        logits, stats = backbone(params['backbone'], state.batch_stats['backbone'], views['image'])
         mask = views['mask']
         entropy = optax.sigmoid_binary_cross_entropy(logits, mask).mean()
         overlap = soft_dice(jax.nn.sigmoid(logits), mask).mean()
