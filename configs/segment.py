@@ -51,10 +51,10 @@ def get_config(preset: str = 'demo') -> ConfigDict:
     config.eval.resamples = 2000  # of the patient bootstrap behind the 95 % intervals
     stage = stage_config('classify')
     del stage.search  # the segmenter's rate is not searched
-    stage.batch_size = 16
-    stage.epochs = 12
+    stage.batch_size = 8
+    stage.epochs = 20
     stage.checkpoint_epochs = 4.0
-    stage.optimizer.lr = 0.05
+    stage.optimizer.lr = 0.3
     stage.optimizer.nesterov = True
     stage.optimizer.schedule = 'cosine'
     stage.optimizer.warmup_epochs = 1.0

@@ -20,11 +20,13 @@ import numpy as np
 from cxr_jax.files import write_json
 from cxr_jax.progress import read_metrics
 from cxr_jax.training import NotFinite, Stage, train
+from cxr_jax.trials_together import can_train_together, train_together
 from cxr_jax.validation import Programs
 from data_pipelines.errors import UserError
 
 PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 SEARCH_FILE = 'search.json'
+VALUES_FILE = 'values.json'  # of a trial
 SURVIVORS = 3  # halving: one in this many goes on
 
 
@@ -79,6 +81,7 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
     running, history = list(trials), []
     stops = rungs(plan.protocol, len(trials), plan.epochs)
     for number, epochs in enumerate(stops):
+        _advance_together(running, directory / 'trials', epochs, programs)
         for trial in running:
             _advance(trial, directory / 'trials' / trial.name, epochs, programs)
         # Stable: equal values leave the lower rate in front.
@@ -119,12 +122,47 @@ def _with_rate(stage: Stage, winner: Stage) -> Stage:
     return dataclasses.replace(stage, config=config)
 
 
+def _advance_together(
+    running: list[Trial], directory: pathlib.Path, epochs: int, programs: Programs
+) -> None:
+    """_advance for all that are still finite at once, where an accelerator takes it."""
+    for trial in running:
+        _read_values(trial, directory / trial.name)
+    going = [t for t in running if not any(map(math.isnan, t.values.values()))]
+    going = [t for t in going if max(t.values, default=0) < epochs]
+    stages = [trial.stage for trial in going]
+    if not can_train_together(stages, programs.mesh):
+        return
+    stage, own = stages[0], [directory / trial.name for trial in going]
+    for path in own:
+        path.mkdir(parents=True, exist_ok=True)
+    values = train_together(
+        stages, programs.of(stage), own, directory / f'together-{epochs}',
+        epochs * stage.facts.steps_per_epoch, programs.validator(stage),
+    )  # fmt: skip
+    if values is None:
+        print(f'{stage.name}: too little memory for {len(going)} trials together; one by one.')
+        return
+    for trial, found in zip(going, values, strict=True):
+        trial.values |= found
+        _write_values(trial, directory / trial.name)
+
+
+def _read_values(trial: Trial, directory: pathlib.Path) -> None:
+    path = directory / VALUES_FILE
+    if path.is_file():
+        trial.values = {int(k): _number(v) for k, v in json.loads(path.read_text()).items()}
+
+
+def _write_values(trial: Trial, directory: pathlib.Path) -> None:
+    write_json(directory / VALUES_FILE, {str(k): _plain(v) for k, v in trial.values.items()})
+
+
 def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Programs) -> None:
     """Trains the trial up to `epochs` and values it after each one."""
     directory.mkdir(parents=True, exist_ok=True)
-    path, per_epoch = directory / 'values.json', trial.stage.facts.steps_per_epoch
-    if path.is_file():
-        trial.values = {int(k): _number(v) for k, v in json.loads(path.read_text()).items()}
+    per_epoch = trial.stage.facts.steps_per_epoch
+    _read_values(trial, directory)
     if trial.values.keys() >= set(range(1, epochs + 1)) and _trained(directory, epochs * per_epoch):
         return
     if any(math.isnan(value) for value in trial.values.values()):
@@ -135,13 +173,13 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
     def watch(state):
         # Before the state is saved: a trial killed in between values this epoch once more.
         trial.values[int(state.step) // per_epoch] = value_of(state)
-        write_json(path, {str(k): _plain(v) for k, v in trial.values.items()})
+        _write_values(trial, directory)
 
     try:
         train(trial.stage, programs.of(trial.stage), directory, epochs * per_epoch, watch=watch)
     except NotFinite:
         trial.values[epochs] = math.nan
-        write_json(path, {str(k): _plain(v) for k, v in trial.values.items()})
+        _write_values(trial, directory)
 
 
 def _trained(directory: pathlib.Path, step: int) -> bool:

@@ -26,6 +26,31 @@ class TrainState:
     lr: jax.Array
 
 
+# Axes of several trials' states in one: they share the step and the keys, as each would alone.
+STACKED = TrainState(step=None, params=0, batch_stats=0, opt_state=0, extra=0, key=None, lr=0)
+
+
+def stack(states: list[TrainState]) -> TrainState:
+    """Several states at one step as one, along the axes of STACKED."""
+    first = states[0]
+    stacked = {
+        name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *[getattr(s, name) for s in states])
+        for name, axis in as_dict(STACKED).items()
+        if axis is not None
+    }
+    return first.replace(**stacked)
+
+
+def unstack(state: TrainState, number: int) -> TrainState:
+    """State number `number` of stacked ones."""
+    own = {
+        name: jax.tree.map(lambda leaf: leaf[number], getattr(state, name))
+        for name, axis in as_dict(STACKED).items()
+        if axis is not None
+    }
+    return state.replace(**own)
+
+
 def as_dict(state: TrainState) -> dict:
     """{field: tree}: what a checkpoint holds."""
     return {name: getattr(state, name) for name in state.__dataclass_fields__}

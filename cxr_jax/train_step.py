@@ -6,6 +6,7 @@ import optax
 
 from cxr_jax import parallel
 from cxr_jax.optim import descend
+from cxr_jax.state import STACKED
 from cxr_jax.views.region import select_region, to_unit_range
 
 
@@ -27,7 +28,9 @@ def make_views(task, key, batch: dict, region: str, gray: float) -> dict:
     return jax.vmap(task.views)(keys, example)
 
 
-def make_train_step(task, backbone, transform, factor, mesh, region: str, gray: float):
+def make_train_step(
+    task, backbone, transform, factor, mesh, region: str, gray: float, together: bool = False
+):
     """Compiled (state, batch) -> (state, metrics); the state is donated.
 
     `transform` of optim.optimizer; `factor` of optim.rate_factor, times the state's peak rate.
@@ -66,4 +69,6 @@ def make_train_step(task, backbone, transform, factor, mesh, region: str, gray: 
         )
         return state, metrics
 
+    if together:
+        step = jax.vmap(step, in_axes=(STACKED, None), out_axes=(STACKED, 0))
     return parallel.sharded(step, mesh, (False, True), (False, False), donate=(0,))

@@ -89,6 +89,7 @@ class Program:
     mesh: object
     create: Callable
     step: Callable
+    step_together: Callable  # the same for stacked states
     like: object  # abstract TrainState, as it is restored
 
 
@@ -97,8 +98,9 @@ def build_program(stage: Stage, backbone, parent: dict, mesh) -> Program:
     create, transform, factor = build_stage(stage, backbone)
     like = parallel.abstract_replicated(mesh, jax.eval_shape(create, parent, 0.0))
     gray = stage.data.statistics['full']['mean']
-    step = make_train_step(stage.task, backbone, transform, factor, mesh, stage.region, gray)
-    return Program(backbone, parent, mesh, jax.jit(create), step, like)
+    parts = stage.task, backbone, transform, factor, mesh, stage.region, gray
+    step, together = make_train_step(*parts), make_train_step(*parts, True)
+    return Program(backbone, parent, mesh, jax.jit(create), step, together, like)
 
 
 def train(
@@ -154,7 +156,7 @@ def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: Stag
         log.sync()
         checkpoints.save(state, wait)
 
-    batches = _batches_on_devices(stage, program.mesh, first)
+    batches = batches_on_devices(stage, program.mesh, first)
     with InterruptFlag() as interrupt:
         for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
             state, metrics = program.step(state, batch)
@@ -178,7 +180,7 @@ def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: Stag
     return state
 
 
-def _batches_on_devices(stage: Stage, mesh, start: int):
+def batches_on_devices(stage: Stage, mesh, start: int):
     """Batches from `start` on, a few of them already on their way to the devices."""
     shard = (jax.process_index(), jax.process_count())
     batches = loader.train_batches(

@@ -21,6 +21,7 @@ class Programs:
     """Programs and validators of one stage's trials: one per batch size and length."""
 
     def __init__(self, backbone, parent: dict, mesh):
+        self.mesh = mesh
         self._built_from = backbone, parent, mesh
         self._made, self._validators = {}, {}
 

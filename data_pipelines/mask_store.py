@@ -13,7 +13,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class MaskSet:
     name: str
     card: dict
     rows: dict[str, np.ndarray]
-    packed: dict[str, bytes]  # image_id -> compressed bits
+    packed: dict[str, bytes] = field(repr=False)  # image_id -> compressed bits
 
     def mask(self, image_id: str) -> np.ndarray:
         """The lung mask of an accepted image, uint8 0/1 [R, R, 1]."""

@@ -19,7 +19,7 @@ curriculum
 plan report
 stage segmenter
 lr_search
-validation
+validation trials_together
 training evaluate seed_means
 train_step checkpoint progress comparison
 state

@@ -1,15 +1,19 @@
 """The search of the learning rate: candidates, rungs, survivors, and what continues."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
+from unittest import mock
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
 from configs.curriculum import stage_config
-from cxr_jax import lr_search
+from cxr_jax import evaluate, lr_search, metrics, trials_together, validation
 from cxr_jax.interrupt import Interrupted
 from cxr_jax.lr_search import candidate_rates, rungs
 from cxr_jax.stage_store import StageDirectory
@@ -60,7 +64,7 @@ def made_up(monkeypatch):
     def make(protocol, rates, judged_by='accuracy', epochs=9):
         def stage(lr):
             return SimpleNamespace(
-                name='rot', key='k', content={}, config=ConfigDict({'optimizer': {'lr': lr}}),
+                name='rot', key='k', content={}, total_steps=9, config=ConfigDict({'optimizer': {'lr': lr}}),
                 facts=SimpleNamespace(batch_size=4, steps_per_epoch=1),
                 task=SimpleNamespace(judged_by=judged_by, higher_is_better=judged_by != 'loss'),
                 search=None,
@@ -87,6 +91,7 @@ def made_up(monkeypatch):
     monkeypatch.setattr(lr_search, 'train', train)
     monkeypatch.setattr(lr_search.dataclasses, 'replace', lambda stage, **changes: stage)
     programs = SimpleNamespace(
+        mesh=tiny.one_device(),
         of=lambda stage: None, validator=lambda stage: lambda state: QUALITY[state.lr]
     )
     return make, calls, programs
@@ -174,8 +179,6 @@ def test_the_winner_is_an_uninterrupted_run_at_its_rate(protocol, tiny_data, tmp
 
 def test_the_classifier_is_judged_by_validation_balanced_accuracy(tiny_data, tmp_path):
     """Against evaluate.predict on the validation split with the state that was valued."""
-    from cxr_jax import evaluate, metrics, validation
-
     each = tiny.make_stages(tiny_data, 'scratch')['classify']
     backbone, fresh = tiny.network_of(tiny_data)
     with tiny.compiled_once():
@@ -199,3 +202,57 @@ def test_batch_sizes_are_candidates_too(tiny_data):
         (4, 0.01), (4, 0.05), (8, 0.01), (8, 0.05)
     ]  # fmt: skip
     assert [t.facts.steps_per_epoch for t in trials] == [8, 8, 4, 4]
+
+
+def test_trials_together_equal_trials_one_by_one(tiny_data, tmp_path, monkeypatch):
+    """As on an accelerator: values, whole states and logs within 1e-5; also when it is killed."""
+    each = tiny.make_stages(tiny_data, 'rot', **THESIS)['rot']
+    kinds = {'alone': tmp_path / 'alone', 'together': tmp_path / 'together'}
+    backbone, fresh = tiny.network_of(tiny_data)
+    with tiny.compiled_once():
+        programs = validation.Programs(backbone, fresh, tiny.one_device())
+        for folder in kinds.values():
+            folder.mkdir()
+        lr_search.search(each, kinds['alone'], programs)
+        monkeypatch.setattr(lr_search, 'can_train_together', lambda stages, mesh: bool(stages))
+        stop = mock.patch.object(trials_together, '_save_alone', side_effect=Interrupted)
+        with stop, pytest.raises(Interrupted):
+            lr_search.search(each, kinds['together'], programs)
+        with mock.patch.object(lr_search, 'train', side_effect=AssertionError):
+            lr_search.search(each, kinds['together'], programs)
+    alone, together = (json.loads((k / 'search.json').read_text()) for k in kinds.values())
+    for one, other in zip(alone['trials'], together['trials'], strict=True):
+        assert (one['lr'], one['chosen']) == (other['lr'], other['chosen'])
+        np.testing.assert_allclose(other['values'], one['values'], rtol=1e-5)
+        np.testing.assert_allclose(other['losses'], one['losses'], rtol=1e-5)
+    for trial in (kinds['alone'] / 'trials').iterdir():
+        leaves = [
+            jax.tree.leaves(restored(kind / 'trials' / trial.name)) for kind in kinds.values()
+        ]
+        for one, other in zip(*leaves, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+def restored(directory):
+    """The TrainState saved last, as a tree of arrays."""
+    path = directory.resolve() / 'checkpoints' / '4' / 'default'
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.device_get(checkpointer.restore(path))
+
+
+def test_too_little_memory_falls_back_to_one_by_one(tiny_data, tmp_path, monkeypatch):
+    each = tiny.make_stages(tiny_data, 'rot', **THESIS)['rot']
+    stages = list(each.search.trials)
+
+    def exhausted(*unused):
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+    monkeypatch.setattr(trials_together, '_train', exhausted)
+    folders = [tmp_path / 'a', tmp_path / 'b']
+    args = stages, None, folders, tmp_path / 'scratch', 4, None
+    assert trials_together.train_together(*args) is None
+    monkeypatch.setattr(trials_together.jax, 'default_backend', lambda: 'gpu')
+    assert trials_together.can_train_together(stages, tiny.one_device())
+    assert not trials_together.can_train_together(stages[:1], tiny.one_device())
+    other = dataclasses.replace(stages[1], facts=dataclasses.replace(stages[1].facts, batch_size=4))
+    assert not trials_together.can_train_together([stages[0], other], tiny.one_device())

@@ -97,8 +97,9 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
     script = (
         'import pathlib, time\n'
         'from cxr_jax.stage_store import StageDirectory\n'
-        f'with StageDirectory(pathlib.Path({str(tmp_path)!r}), {each.name!r}, {each.key!r}).claim().held():'
-        ' print("locked", flush=True); time.sleep(600)'
+        f'store = pathlib.Path({str(tmp_path)!r})\n'
+        f'directory = StageDirectory(store, {each.name!r}, {each.key!r})\n'
+        'with directory.claim().held(): print("locked", flush=True); time.sleep(600)'
     )
     other = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE)
     try:

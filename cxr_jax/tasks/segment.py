@@ -36,7 +36,7 @@ class Segment(Task):
     contrast: float = 0.3  # factor uniform in 1 ± this
     blocks: int = 2  # rectangles painted over the lungs
     block_probability: float = 0.5  # of each rectangle
-    block_sides: tuple[float, float] = (0.1, 0.4)  # range of their sides, share of the image's
+    block_sides: tuple[float, float] = (0.05, 0.3)  # range of their sides, share of the image's
     block_value: float = 0.85  # their brightness (lungVAE)
     noise: float = 0.5  # probability of diffuse noise inside the lungs
     noise_range: tuple[float, float] = (-0.1, 0.5)  # what it adds (lungVAE: 0.6 u - 0.1)
