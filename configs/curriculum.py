@@ -35,6 +35,7 @@ def get_config(argument: str = '') -> ConfigDict:
     config.data.name = 'siim_covid19'  # prepared data set
     config.data.size = 256  # pixels of the prepared images
     config.data.classes = ()  # names of those told apart by the classifier; empty = all
+    config.data.masks = ''  # lung masks written by cxr_jax.segment apply; empty = the stored ones
     config.data.region = 'full'  # full, lungs_black, lungs_gray or background
     config.backbone = ConfigDict()
     config.backbone.depth = 50  # ResNet-18, 34, 50 or 101, or DenseNet-121

@@ -96,7 +96,8 @@ def _run(config, data, mesh, plan: Plan, workdir: pathlib.Path, banner: str, com
 
 def open_data(config: ConfigDict) -> PreparedData:
     """The prepared set that `config.data` names."""
-    return open_prepared(config.data.dir or DATA_DIR, config.data.name, config.data.size)
+    data = config.data
+    return open_prepared(data.dir or DATA_DIR, data.name, data.size, data.masks)
 
 
 def store_of(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:

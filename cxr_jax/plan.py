@@ -124,8 +124,10 @@ def check_data(config, data, labelled) -> None:
     if needs_masks(region) and not data.has_lung_masks:
         raise UserError(
             f'The region {region} needs a lung mask for every image, and {data.directory} has '
-            'images without one. Prepare the data with masks (<source>/lung_masks/<image>.png, or '
-            'a lung_mask column in the csv), or use --config.data.region=full.'
+            'images without one. Let a segmenter write them (python -m cxr_jax.segment, then '
+            '--config.data.masks=NAME), prepare the data with masks '
+            '(<source>/lung_masks/<image>.png, or a lung_mask column in the csv), or use '
+            '--config.data.region=full.'
         )
     if not labelled.counts['test']:
         raise UserError(

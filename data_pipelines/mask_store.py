@@ -89,7 +89,7 @@ def open_masks(prepared: 'PreparedData', name: str) -> MaskSet:
         )
     try:
         with np.load(folder / MASKS_FILE) as stored:
-            fields = {field: stored[field] for field in stored.files}
+            fields = {key: stored[key] for key in stored.files}
         ids, splits, rows, starts = (fields[k] for k in ('image_ids', 'splits', 'rows', 'starts'))
         blob = fields['packed'].tobytes()
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -64,7 +64,8 @@ def made_up(monkeypatch):
     def make(protocol, rates, judged_by='accuracy', epochs=9):
         def stage(lr):
             return SimpleNamespace(
-                name='rot', key='k', content={}, total_steps=9, config=ConfigDict({'optimizer': {'lr': lr}}),
+                name='rot', key='k', content={}, total_steps=9,
+                config=ConfigDict({'optimizer': {'lr': lr}}),
                 facts=SimpleNamespace(batch_size=4, steps_per_epoch=1),
                 task=SimpleNamespace(judged_by=judged_by, higher_is_better=judged_by != 'loss'),
                 search=None,

@@ -72,9 +72,9 @@ def test_wrong_width_lists_every_leaf():
         (1, 2, 9, 8, 5),
         (1, 1, 8, 8, 5),
         # From here on Winograd's: whole tiles, then a part of one at either edge.
-        (3, 1, 4, 6, 64),
-        (3, 1, 5, 6, 64),
-        (3, 1, 6, 5, 64),
+        (3, 1, 4, 6, 171),
+        (3, 1, 5, 6, 171),
+        (3, 1, 6, 5, 205),
     ],
 )
 def test_cpu_lowering_equals_xla_convolution(size, stride, height, width, channels):

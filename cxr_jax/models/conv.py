@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Fewer channels or narrower maps gain nothing from Winograd's fewer products: its transforms cost
-# as much as they save.
-MIN_WINOGRAD_CHANNELS, MIN_WINOGRAD_WIDTH = 64, 4
+# On narrower maps and smaller layers (channels times width) Winograd's transforms cost as much as
+# its fewer products save, and it takes longer to compile.
+MIN_WINOGRAD_WIDTH, MIN_WINOGRAD_LAYER = 4, 1024
 
 
 def conv2d(x, kernel, stride: int = 1, padding: int = 0):
@@ -29,8 +29,8 @@ def conv2d(x, kernel, stride: int = 1, padding: int = 0):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     if (
         (kernel.shape[0], stride, padding) == (3, 1, 1)
-        and min(kernel.shape[2:]) >= MIN_WINOGRAD_CHANNELS
         and x.shape[2] >= MIN_WINOGRAD_WIDTH
+        and x.shape[2] * min(kernel.shape[2:]) >= MIN_WINOGRAD_LAYER
     ):
         return winograd(x, kernel)
     return patches_matmul(x, kernel, stride, padding)
