@@ -52,7 +52,7 @@ def get_config(preset: str = 'demo') -> ConfigDict:
     stage = stage_config('classify')
     del stage.search  # the segmenter's rate is not searched
     stage.batch_size = 8
-    stage.epochs = 20
+    stage.epochs = 30
     stage.checkpoint_epochs = 4.0
     stage.optimizer.lr = 0.3
     stage.optimizer.nesterov = True

@@ -259,6 +259,9 @@ def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
     places = [{k: session[k] for k in ('versions', 'device')} for session in manifest['sessions']]
     if any(place != places[0] for place in places):
         notes = [*notes, 'its sessions ran with different versions or devices (see its manifest)']
+    if manifest['search']:
+        lr, searched = manifest['learning_rate'], manifest['search']
+        notes = [*notes, f'{lr:g} was chosen after {searched["total_epochs"]} epochs of trials']
     return {
         'task': stage.name,
         'key': stage.key,

@@ -17,8 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from cxr_jax import command_line, embedded, parallel, provenance, segmenter
-from cxr_jax.curriculum import claim_workdir
+from cxr_jax import command_line, curriculum, embedded, parallel, provenance, segmenter
 from cxr_jax.embedded import DATA_DIR
 from cxr_jax.overlap import dice_and_iou, mean_figures
 from cxr_jax.report import segmentation
@@ -68,19 +67,13 @@ def train(config: ConfigDict, data: PreparedData, workdir: pathlib.Path, command
     check_config(config, mesh.size)
     parts = masked_parts(data, config.folds)
     stages = [segmenter.make_stage(config, part, mesh.size) for part in parts]
-    found = claim_workdir(workdir, config, data, stages[-1].key)
+    found = curriculum.claim_workdir(workdir, config, data, stages[-1].key)
     if found:
         print(segmentation.format_table(found))
         return found
     store = pathlib.Path(config.store) if config.store else workdir.parent / 'stages'
     network = segmenter.build_network(config.network)
-    origin = {
-        'config': provenance.plain(config.to_dict()),
-        'versions': provenance.versions(),
-        'git': provenance.git_state(),
-        'device': provenance.devices(),
-        'data': {'name': data.name, 'fingerprint': data.fingerprint},
-    }
+    record = curriculum.origin(config, data, notes=[])
     outcomes, tested = [], []
     for number, stage in enumerate(stages):
         parent = segmenter.fresh(network, stage.task.image_size, config.seed)
@@ -89,7 +82,7 @@ def train(config: ConfigDict, data: PreparedData, workdir: pathlib.Path, command
             + (f', fold {number + 1} of {config.folds}' if config.folds else ''),
             flush=True,
         )
-        outcome = run_stage(stage, network, parent, mesh, store, origin)
+        outcome = run_stage(stage, network, parent, mesh, store, record)
         predict = segmenter.make_predict(
             network, outcome.backbone(), stage.task.image_size, config.eval.batch_size, mesh
         )

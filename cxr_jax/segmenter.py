@@ -91,24 +91,31 @@ def make_stage(config, data: PreparedData, devices: int) -> Stage:
 
 
 def make_predict(network: Backbone, variables: dict, size: int, batch: int, mesh) -> Predict:
-    """Compiled prediction at the network's `size`, enlarged to the images' and cut at 1/2."""
+    """Compiled prediction at the network's `size`, enlarged to the images' and cut at 1/2.
+
+    The probability is the mean of those of the image and of its mirror image.
+    """
 
     def step(variables, images):
         pixels = to_unit_range(images)
         views = jax.vmap(lambda x: standardised(resize(x, size)))(pixels)
-        logits, _ = network(variables['params'], variables['batch_stats'], views, train=False)
-        enlarged = jax.vmap(lambda x: resize(x, images.shape[1]))(jax.nn.sigmoid(logits))
+        found = [
+            jax.nn.sigmoid(network(*variables, x, train=False)[0])
+            for x in (views, views[:, :, ::-1])
+        ]
+        probability = (found[0] + found[1][:, :, ::-1]) / 2
+        enlarged = jax.vmap(lambda x: resize(x, images.shape[1]))(probability)
         # Strictly more: what knows nothing says 1/2 and is no lung.
         return enlarged[..., 0] > 0.5
 
     compiled = parallel.sharded(step, mesh, (False, True), True)
-    variables = parallel.replicate(mesh, variables)
+    weights = parallel.replicate(mesh, (variables['params'], variables['batch_stats']))
 
     def predict(images: np.ndarray) -> np.ndarray:
         n = len(images)
         filled = images[np.arange(batch) % n]
         inputs = parallel.put_rows(mesh, {'image': filled})['image']
-        return jax.device_get(compiled(variables, inputs))[:n]
+        return jax.device_get(compiled(weights, inputs))[:n]
 
     return predict
 

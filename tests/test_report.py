@@ -58,6 +58,10 @@ def run():
         'stages': [stage('rot', notes=['rate 0.058 of 6']), stage('classify', resumed=2)],
         'test': metrics.classification_figures(probabilities, labels, patients, CLASSES),
         'attention': metrics.attention_figures(ail, area, labels, patients, CLASSES),
+        'boxes': metrics.attention_figures(
+            ail / 2, np.where(np.arange(n) % 2, area / 4, np.nan), labels, patients, CLASSES,
+            structure=metrics.BOXES,
+        ),
         'versions': {'jax': '0.10.2'}, 'device': {'kind': 'cpu', 'count': np.int64(1)},
     }  # fmt: skip
     logs = [[{'step': i, 'loss': 2 / (1 + i)} for i in range(40)], [{'step': 1, 'loss': 1.0}]]
@@ -130,7 +134,7 @@ def test_equal_results_give_equal_bytes(tmp_path, run):
 
 
 def test_run_without_classifier_or_masks(tmp_path, run):
-    run['results'] |= {'test': None, 'attention': None}
+    run['results'] |= {'test': None, 'attention': None, 'boxes': None}
     write_report(tmp_path, run['results'], curves=run['curves'])
     assert 'no classifier' in (tmp_path / 'results.md').read_text(encoding='utf-8')
     assert 'classify' in format_table(run['results'])
@@ -154,6 +158,19 @@ def test_absent_class_is_told_everywhere(tmp_path, run):
     assert '30 test images have no lung mask' in page
     console = format_table(results)
     assert 'No test image of class atypical' in console and 'nan' not in (page + console).lower()
+
+
+def test_boxes_are_told_where_there_are_some(tmp_path, run):
+    results, boxes = run['results'], run['results']['boxes']
+    write_report(tmp_path, **run)
+    page, console = (tmp_path / 'results.md').read_text(), format_table(results)
+    for text in (page, console):
+        assert percent(boxes['box_attention']['value']) in text
+        assert interval(boxes['box_attention']) in text
+    assert f'In the {boxes["images"]} test images with boxes' in page
+    results['boxes'] = boxes | {'images': 0}
+    write_report(tmp_path, **run)
+    assert 'boxes' not in (tmp_path / 'results.md').read_text() + format_table(results)
 
 
 def test_results_that_lack_a_key_are_refused_before_anything_is_written(tmp_path, run):

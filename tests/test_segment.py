@@ -84,7 +84,7 @@ def test_chance_loss_is_that_of_one_half_everywhere():
 
 
 def test_views_move_image_and_mask_together():
-    plain = Segment(image_size=24, brightness=0.0, contrast=0.0, blocks=0, noise=0.0)
+    plain = Segment(image_size=24, brightness=0.0, contrast=0.0, blocks=0, noise=0.0, still=0.0)
     mask = two_lungs()
     example = {'image': jnp.asarray(mask, float), 'lung_mask': mask}
     view = jax.jit(plain.views)
@@ -97,6 +97,20 @@ def test_views_move_image_and_mask_together():
         assert moved['image'][lungs].min() > moved['image'][~lungs].max()
         seen.add(lungs.tobytes())
     assert len(seen) == 12
+
+
+def test_still_views_are_the_image_or_its_mirror_image():
+    still = Segment(image_size=SIZE, brightness=0.0, contrast=0.0, blocks=0, noise=0.0, still=1.0)
+    image, mask = np.random.default_rng(4).random((SIZE, SIZE, 1)), two_lungs()
+    view = jax.jit(still.views)
+    mirrored = 0
+    for seed in range(8):
+        found = view(jax.random.key(seed), {'image': jnp.asarray(image), 'lung_mask': mask})
+        side = slice(None, None, -1 if (found['mask'] != mask).any() else 1)
+        np.testing.assert_array_equal(found['mask'], mask[:, side])
+        np.testing.assert_allclose(found['image'], standardised(image)[:, side], atol=1e-5)
+        mirrored += side.step == -1
+    assert 0 < mirrored < 8
 
 
 def test_opacities_leave_the_mask_whole():

@@ -14,6 +14,7 @@
            notes: list of str (the values that 'auto' resolved to, what the search chose)}
     test: what cxr_jax.metrics.classification_figures returns, or None
     attention: what cxr_jax.metrics.attention_figures returns, or None
+    boxes: the same of cxr_jax.metrics.BOXES, or None
     versions: {package: version};  device: {'kind': str, 'count': int}
 
 results.json is this dict, with null for what is not finite.

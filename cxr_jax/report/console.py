@@ -20,7 +20,7 @@ def format_table(results: dict) -> str:
     )
     blocks = [f'{_wrap(title)}\n{_wrap(setting)}', _stages(results['stages'])]
     if results['test']:
-        blocks += [_headline(results['test'], results['attention']), _classes(results)]
+        blocks += [_headline(results), _classes(results)]
     blocks.append('\n'.join(_wrap(f'! {text}', indent='  ') for text in cautions(results)))
     text = '\n\n'.join(block for block in blocks if block)
     return text.encode('ascii', 'replace').decode()
@@ -59,7 +59,15 @@ def _stages(stages: Sequence[dict]) -> str:
     return _align(rows)
 
 
-def _headline(test: dict, attention: dict | None) -> str:
+# Parts of the results that tell where the model looks; what a uniform map would reach is "chance".
+INSIDE = (
+    ('attention', 'AIL vs lung area', 'ail', 'lung_area'),
+    ('boxes', 'attention in boxes vs area', 'box_attention', 'box_area'),
+)
+
+
+def _headline(results: dict) -> str:
+    test = results['test']
     rows = [['test images', 'value', '95 % interval', 'chance']]
     figures = (('balanced accuracy', 'balanced_accuracy', True), ('macro-F1', 'macro_f1', False),
                ('macro-AUC', 'macro_auc', False), ('accuracy', 'accuracy', True))
@@ -71,10 +79,11 @@ def _headline(test: dict, attention: dict | None) -> str:
             interval(test[key], in_percent),
             show(test['chance'][key]),
         ])
-    if attention:
-        ail, area = attention['ail'], attention['lung_area']
-        rows.append(['AIL vs lung area', percent(ail['value']), interval(ail),
-                     percent(area['value'])])
+    for part, title, share, area in INSIDE:
+        figures = results[part]
+        if figures and figures['images']:
+            rows.append([title, percent(figures[share]['value']), interval(figures[share]),
+                         percent(figures[area]['value'])])
     return _align(rows)
 
 

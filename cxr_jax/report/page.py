@@ -40,6 +40,7 @@ def render_page(results: dict, pictures: Sequence[str]) -> str:
         *(_test(results['test']) if results['test'] else ['This run has no classifier to test.']),
         *(_picture(name) for name in ('confusion.png', 'roc.png') if name in pictures),
         *(_attention(results['attention']) if results['attention'] else []),
+        *(_boxes(results['boxes']) if results['boxes'] else []),
         *(_picture(name) for name in ('gallery.png',) if name in pictures),
         '## Training',
         *_stages(results['stages']),
@@ -176,6 +177,19 @@ def _attention(attention: dict) -> list[str]:
             ],
         ),
         *_remarks((name, row['ail']) for name, row in rows),
+    ]
+
+
+def _boxes(boxes: dict) -> list[str]:
+    """Attention inside the radiologists' lesion boxes; nothing for data without any."""
+    if not boxes['images']:
+        return []
+    share, area = boxes['box_attention'], boxes['box_area']
+    return [
+        '## Attention inside the lesion boxes',
+        f'In the {boxes["images"]:,} test images with boxes, {percent(share["value"])} of the '
+        f'positive activation lies inside them (95 % interval {interval(share)}); a uniform map '
+        f'would reach {percent(area["value"])}.',
     ]
 
 

@@ -16,7 +16,7 @@ from cxr_jax.report.pictures import confusion_picture, curves_picture, roc_pictu
 
 _KEYS = {
     'results': 'name banner preset region command backbone params_sha256 seed curriculum data '
-    'stages test attention versions device',
+    'stages test attention boxes versions device',
     'data': 'name fingerprint size classes has_patient_ids counts class_counts',
     'stage': 'task key parent_key epochs steps batch_size learning_rate wall_seconds '
     'images_per_second metrics resumed reused notes',

@@ -30,6 +30,8 @@ class Segment(Task):
 
     image_size: int = 128  # pixels of the network's input
     crop_scale: tuple[float, float] = (0.6, 1.0)  # range of the crop's area, share of the image
+    # Probability of the whole, upright image: prediction sees no image blurred by resampling.
+    still: float = 0.5
     flip: float = 0.5  # probability of a horizontal flip
     rotation: float = 10.0  # degrees: angle uniform in ± this
     brightness: float = 0.3  # factor uniform in 1 ± this
@@ -66,12 +68,15 @@ class Segment(Task):
 
     def _moved(self, key, image):
         """Rotated, cropped and mirrored; the same key moves every image in the same way."""
-        rotate_key, crop_key = jax.random.split(key)
+        rotate_key, crop_key, flip_key, still_key = jax.random.split(key, 4)
         limit = jnp.deg2rad(self.rotation)
-        image = geometry.rotate(image, jax.random.uniform(rotate_key, minval=-limit, maxval=limit))
-        return geometry.random_resized_crop(
-            crop_key, image, self.image_size, self.crop_scale, self.flip
+        angle = jax.random.uniform(rotate_key, minval=-limit, maxval=limit)
+        moved = geometry.random_resized_crop(
+            crop_key, geometry.rotate(image, angle), self.image_size, self.crop_scale, 0.0
         )
+        whole = geometry.resize(image, self.image_size)
+        view = jnp.where(jax.random.bernoulli(still_key, self.still), whole, moved)
+        return jnp.where(jax.random.bernoulli(flip_key, self.flip), view[:, ::-1], view)
 
     def init(self, key, backbone, params, batch_stats):
         return {}, {}, {}
