@@ -7,7 +7,13 @@ import pathlib
 from ml_collections import ConfigDict
 
 from cxr_jax.lr_search import PROTOCOLS, candidate_rates
-from cxr_jax.models.backbone import DEPTHS, compute_dtype, feature_width
+from cxr_jax.models.backbone import (
+    DEPTHS,
+    compute_dtype,
+    feature_width,
+    network_name,
+    smallest_image,
+)
 from cxr_jax.provenance import plain
 from cxr_jax.stage_store import content_key
 from cxr_jax.tasks import TASKS
@@ -181,6 +187,13 @@ def _plan_stage(name: str, settings, config, data, devices: int, parent: str | N
         task, reasons = task.resolve(facts)
     except UserError as error:
         raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
+    depth = config.backbone.depth
+    if task.smallest_input < smallest_image(depth):
+        raise UserError(
+            f'Stage {name} gives the network images of {task.smallest_input} pixels; '
+            f'{network_name(depth)} needs {smallest_image(depth)} or more. Enlarge '
+            f'--config.stage.{name}.task.image_size, or use a ResNet (--config.backbone.depth=18).'
+        )
     settings.task.update(to_settings(task))
     notes = [
         f'{field} = {getattr(task, field)} ({reason})'

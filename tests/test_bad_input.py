@@ -319,3 +319,11 @@ def test_auto_with_named_data_is_the_thesis(recipe):
 def test_auto_with_named_data_that_is_not_there_is_an_error(command):
     outcome = command('--config', f'{CONFIG}:rot', '--config.data.dir=mine')
     assert_refused(outcome, 'data_pipelines.prepare --dataset siim_covid19', '--data_dir mine')
+
+
+def test_a_network_that_cannot_see_the_patches(command, tmp_path):
+    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    outcome = command('--config', f'{CONFIG}:relloc,preset=demo', '--config.data.dir=prepared',
+                      '--config.backbone.depth=121')  # fmt: skip
+    words = 'relloc gives the network images of 18 pixels', 'DenseNet-121 needs 29', 'image_size'
+    assert_refused(outcome, *words)

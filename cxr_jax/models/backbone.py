@@ -76,6 +76,11 @@ def feature_width(depth: int, width: int) -> int:
     return build_network(depth, width).feature_width
 
 
+def smallest_image(depth: int) -> int:
+    """Pixels on a side of the smallest image that the network can see."""
+    return densenet.SMALLEST_IMAGE if depth == densenet.DEPTH else 1
+
+
 def build_backbone(config, mean: float, std: float) -> Backbone:
     """Backbone of `config.backbone` for images whose [0, 1] values have this mean and std."""
     dtype = jnp.dtype(compute_dtype(config.dtype))

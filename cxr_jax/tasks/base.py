@@ -40,6 +40,11 @@ class Task:
         """Whether more of `judged_by` is better."""
         return self.judged_by != 'loss'
 
+    @property
+    def smallest_input(self) -> int:
+        """Pixels on a side of the smallest image that the backbone is given."""
+        return self.image_size
+
     def resolve(self, facts: Facts) -> tuple['Task', dict[str, str]]:
         """Task without `auto`, and per resolved field the reason. UserError if it cannot run."""
         return self, {}

@@ -45,6 +45,10 @@ class RelativeLocation(Task):
         """Pixels of a patch, the network's input: 64 of the reference's 85."""
         return self.cell - round(self.cell * self.jitter)
 
+    @property
+    def smallest_input(self) -> int:
+        return self.patch
+
     def resolve(self, facts):
         if self.patch < 1 or self.jitter >= 1 or self.dropout >= 1 or self.short_side < 1:
             raise UserError(

@@ -65,6 +65,10 @@ class SwAV(Task):
 
     queue_start_step: int = dataclasses.field(default=0, metadata={'derived': True})
 
+    @property
+    def smallest_input(self) -> int:
+        return min(self.image_size, self.small_size) if self.small_crops else self.image_size
+
     def resolve(self, facts):
         batch, notes = facts.batch_size, {}
         rows = self.queue_size
