@@ -71,7 +71,7 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
     """The winning trial's stage, trained to the last rung; its files lie in `directory` then.
 
     Trials live in `directory`/trials and resume like any training; `directory`/search.json tells
-    them all. With `sampled` the winner is the stage itself at the winning rate, untrained.
+    them all. With `sampled` the winner starts anew, on all data.
     """
     plan, best_first = stage.search, -1 if stage.task.higher_is_better else 1
     trials = [
@@ -98,10 +98,9 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
         _announce(stage, epochs, ranked, running)
     winner = running[0]
     _record(stage, directory, trials, winner, history)
-    if plan.protocol == 'sampled':
-        return _with_rate(stage, winner.stage)
-    _take_over(directory / 'trials' / winner.name, directory)
-    return dataclasses.replace(winner.stage, key=stage.key, content=stage.content)
+    if plan.protocol != 'sampled':
+        _take_over(directory / 'trials' / winner.name, directory)
+    return _winning_stage(stage, trials.index(winner))
 
 
 def chosen_stage(stage: Stage, directory: pathlib.Path) -> Stage:
@@ -109,17 +108,11 @@ def chosen_stage(stage: Stage, directory: pathlib.Path) -> Stage:
     if not stage.search:
         return stage
     found = json.loads((directory / SEARCH_FILE).read_text())
-    number = [trial['chosen'] for trial in found['trials']].index(True)
-    winner = stage.search.trials[number]
-    if stage.search.protocol == 'sampled':
-        return _with_rate(stage, winner)
-    return dataclasses.replace(winner, key=stage.key, content=stage.content)
+    return _winning_stage(stage, [trial['chosen'] for trial in found['trials']].index(True))
 
 
-def _with_rate(stage: Stage, winner: Stage) -> Stage:
-    config = stage.config.copy_and_resolve_references()
-    config.optimizer.lr = winner.config.optimizer.lr
-    return dataclasses.replace(stage, config=config)
+def _winning_stage(stage: Stage, number: int) -> Stage:
+    return dataclasses.replace(stage.search.winners[number], key=stage.key, content=stage.content)
 
 
 def _advance_together(
@@ -136,16 +129,17 @@ def _advance_together(
     stage, own = stages[0], [directory / trial.name for trial in going]
     for path in own:
         path.mkdir(parents=True, exist_ok=True)
-    values = train_together(
-        stages, programs.of(stage), own, directory / f'together-{epochs}',
-        epochs * stage.facts.steps_per_epoch, programs.validator(stage),
-    )  # fmt: skip
+    scratch, until = directory / f'together-{epochs}', epochs * stage.facts.steps_per_epoch
+    value_of = programs.validator(stage)
+    values = train_together(stages, programs.of(stage), own, scratch, until, value_of)
     if values is None:
         print(f'{stage.name}: too little memory for {len(going)} trials together; one by one.')
         return
     for trial, found in zip(going, values, strict=True):
         trial.values |= found
         _write_values(trial, directory / trial.name)
+    # Last: until then an interrupted search finds everything there.
+    shutil.rmtree(scratch)
 
 
 def _read_values(trial: Trial, directory: pathlib.Path) -> None:

@@ -215,35 +215,37 @@ def _plan_stage(name: str, settings, config, data, devices: int, parent: str | N
     )
     if settings.search.protocol == 'off':
         return stage, notes
-    trials, told = _plan_trials(name, asked, config, data, devices, parent)
-    search = Search(settings.search.protocol, settings.search.epochs, trials)
+    search, told = _plan_search(name, asked, config, data, devices, parent)
     return dataclasses.replace(stage, search=search), [*notes, told]
 
 
-def _plan_trials(name: str, asked, config, data, devices: int, parent: str | None):
-    """(a Stage for every candidate of the search, a line that tells them)."""
+def _plan_search(name: str, asked, config, data, devices: int, parent: str | None):
+    """(Search with a Stage for every candidate, a line that tells them)."""
     search = asked.search
     rates = candidate_rates(search, stage_seed(config.seed, name))
     batches = tuple(search.batch_sizes) or (asked.batch_size,)
-    if search.protocol == 'sampled':
-        data = data.share(search.fraction, stage_seed(config.seed, name))
-    trials = []
+    sampled = search.protocol == 'sampled'
+    part = data.share(search.fraction, stage_seed(config.seed, name)) if sampled else data
+    trials, winners = [], []
     for batch in batches:
         _check_batch(f'stage.{name}.search.batch_sizes', batch, devices)
         for rate in rates:
             settings = ConfigDict(asked.to_dict())
             settings.search.protocol = 'off'
             settings.batch_size, settings.optimizer.lr = batch, rate
-            if search.protocol == 'sampled':
-                settings.epochs = search.epochs
-            trials.append(_plan_stage(name, settings, config, data, devices, parent)[0])
-    images = f' on {data.counts["train"]} images' if search.protocol == 'sampled' else ''
+            short = ConfigDict(settings.to_dict())
+            winners.append(_plan_stage(name, settings, config, data, devices, parent)[0])
+            if sampled:
+                short.epochs = search.epochs
+                trials.append(_plan_stage(name, short, config, part, devices, parent)[0])
+    images = f' on {part.counts["train"]} images' if sampled else ''
     sizes = f', batches of {", ".join(map(str, batches))}' if search.batch_sizes else ''
     told = (
         f'search {search.protocol}: rates {", ".join(f"{rate:g}" for rate in rates)}{sizes}, '
         f'{search.epochs} epochs{images}'
     )
-    return tuple(trials), told
+    found = Search(search.protocol, search.epochs, tuple(trials or winners), tuple(winners))
+    return found, told
 
 
 def _content(name, settings, task, config, data, parent) -> dict:

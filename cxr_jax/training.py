@@ -36,8 +36,9 @@ class Search:
     """How a stage's learning rate is found: see cxr_jax.lr_search."""
 
     protocol: str  # thesis, sampled or halving
-    epochs: int  # of every candidate; halving: of the last one
+    epochs: int  # of every candidate; halving: what its cuts are fractions of
     trials: tuple['Stage', ...]
+    winners: tuple['Stage', ...]  # what the stage becomes if that trial wins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,9 +41,9 @@ def train_together(
     """Trains all to step `until`, each then saved in its directory; values of each epoch.
 
     Every state starts from its directory's newest checkpoint, all at one step, or from its parent.
-    What is under way lies in `scratch`, from which an interrupted call goes on. `value_of`: state
-    -> value on the validation split; NaN for a trial that diverged. None, with nothing changed, if
-    the device has too little memory.
+    What is under way lies in `scratch`, from which an interrupted call goes on; the caller deletes
+    it once the values are safe. `value_of`: state -> value on the validation split, NaN for a trial
+    that diverged. None, with nothing changed, if the device has too little memory.
     """
     try:
         state, rows, values = _train(stages, program, directories, scratch, until, value_of)
@@ -54,7 +54,6 @@ def train_together(
         return None
     for number, (stage, directory) in enumerate(zip(stages, directories, strict=True)):
         _save_alone(stage, states.unstack(state, number), directory, rows[number], until)
-    shutil.rmtree(scratch, ignore_errors=True)
     return values
 
 

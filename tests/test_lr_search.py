@@ -72,8 +72,9 @@ def made_up(monkeypatch):
             )  # fmt: skip
 
         whole = stage(0.1)
+        trials = tuple(map(stage, rates))
         whole.search = SimpleNamespace(
-            protocol=protocol, epochs=epochs, trials=tuple(map(stage, rates))
+            protocol=protocol, epochs=epochs, trials=trials, winners=trials
         )
         return whole
 
@@ -203,6 +204,15 @@ def test_batch_sizes_are_candidates_too(tiny_data):
         (4, 0.01), (4, 0.05), (8, 0.01), (8, 0.05)
     ]  # fmt: skip
     assert [t.facts.steps_per_epoch for t in trials] == [8, 8, 4, 4]
+    sampled = changes | {
+        'stage.rot.search.protocol': 'sampled', 'stage.rot.search.fraction': 0.5
+    }  # fmt: skip
+    search = tiny.make_stages(tiny_data, 'rot', **sampled)['rot'].search
+    for trial, winner in zip(search.trials, search.winners, strict=True):
+        assert trial.config.optimizer.lr == winner.config.optimizer.lr
+        assert trial.facts.batch_size == winner.facts.batch_size
+        assert (trial.facts.images, winner.facts.images) == (17, 34)
+        assert (trial.config.epochs, winner.config.epochs) == (1, 2)
 
 
 def test_trials_together_equal_trials_one_by_one(tiny_data, tmp_path, monkeypatch):
