@@ -68,7 +68,9 @@ class PreparedData:
                 f'ones of {", ".join(self.classes) or "none (the data has no labels)"}.'
             )
         chosen = [self.classes.index(name) for name in classes]
-        labels = tuple(chosen.index(k) if k in chosen else -1 for k in range(len(self.classes)))
+        # Of every stored label: an earlier choice may have renumbered them.
+        before = self.labels or range(len(self.classes))
+        labels = tuple(chosen.index(k) if k in chosen else -1 for k in before)
         rows = {}
         for split in self.counts:
             stored = Records(self, split, ('label',)).column('label')
