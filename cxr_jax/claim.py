@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import re
 import threading
 import uuid
@@ -71,7 +70,7 @@ class Claim:
                 'when it has ended.'
             )
         self._number = latest + 1
-        owner = {'host': platform.node(), 'pid': os.getpid(), 'started': _started(os.getpid())}
+        owner = {'host': _host(), 'pid': os.getpid(), 'started': _started(os.getpid())}
         begun = Busy(f'Another process has just begun with {self._what}.')
         try:
             with open(self._file(self._number), 'x') as file:
@@ -94,7 +93,7 @@ class Claim:
                 return True
             # A file without text has been created just now; if its writer died, the beat tells.
             owner = json.loads(text or '{"host": ""}')
-            if owner['host'] == platform.node():
+            if owner['host'] == _host():
                 return _started(owner['pid']) != owner['started']
             # By the clock of the file system: hosts' own clocks may differ.
             probe = self._path.with_name(f'.{self._path.name}.{self._token}')
@@ -120,6 +119,14 @@ class Claim:
 
     def _current(self) -> int:
         return max(self._numbers(), default=0)
+
+
+def _host() -> str:
+    """Where process numbers mean the same: this start of this machine, this container."""
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id')
+    with contextlib.suppress(OSError):
+        return f'{boot.read_text().strip()} {os.readlink("/proc/self/ns/pid")}'
+    return uuid.uuid4().hex  # not Linux: only the beat tells
 
 
 def _started(pid: int) -> str:

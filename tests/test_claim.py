@@ -49,7 +49,7 @@ def test_a_killed_process_is_succeeded_at_once(path):
 def test_another_host_is_dead_when_it_no_longer_beats(path, monkeypatch):
     """By the file system's clock; the one taken for dead learns it before it finishes."""
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(claim.platform, 'node', lambda: 'elsewhere')
+        elsewhere.setattr(claim, '_host', lambda: 'elsewhere')
         far = Claim(path, 'it')
         holding = far.held()
         holding.__enter__()
