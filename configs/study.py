@@ -34,7 +34,7 @@ def orderings(length: int, first: str = '') -> tuple[str, ...]:
 
 CURRICULA = {
     'thesis': (*BASELINES, *PRETEXT, *orderings(2), *orderings(3, 'moco')),
-    'demo': ('scratch', 'moco', 'rot', 'moco_swav', 'moco_swav_rot'),
+    'demo': ('scratch', 'moco', 'swav', 'rot', 'moco_swav', 'moco_swav_rot'),
 }
 PRESETS = {'thesis': 'thesis', 'demo': 'demo', 'orderings': 'thesis'}
 

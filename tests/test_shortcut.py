@@ -42,34 +42,28 @@ def test_the_sets_differ_in_the_markers_of_train_and_validation_alone(sets):
             assert apart.mean((1, 2, 3)).max() < 0.05
 
 
-def figure(value):
-    return {'value': value, 'low': value - 0.1, 'high': value + 0.1, 'reason': ''}
-
-
-def made_up(region, marker, right):
-    """A model that is right about the first `right` of ten images of each of two classes."""
+def made_up(right, ail):
+    """Ten images of each of two classes; of each the first `right` are recognised."""
     labels = np.repeat([0, 1], 10)
     says = np.where(np.tile(np.arange(10), 2) < right, labels, 1 - labels)
     names = np.array([f'{i:02d}' for i in range(20)])
     return {
-        'region': region, 'marker': marker, 'chance': 0.5, 'unseen': figure(0.8),
-        'test': figure(right / 10), 'ail': figure(0.3), 'lung_area': figure(0.25),
-        'excess': figure(0.05),
-        'predictions': {
-            'probabilities': np.eye(2)[says], 'labels': labels, 'patients': names,
-            'image_ids': names,
-        },
+        'probabilities': np.eye(2)[says], 'labels': labels, 'patients': names, 'image_ids': names,
+        'ail': np.full(20, ail), 'lung_area': np.full(20, 0.25),
     }  # fmt: skip
 
 
-def test_differences_are_of_the_marked_minus_the_unmarked_model():
-    models = [('full', 'off', 9), ('full', 'on', 4), ('background', 'off', 5)]
-    rows = [made_up(*model) for model in [*models, ('background', 'on', 5)]]
-    compared = shortcut.differences(rows)
-    assert [row['region'] for row in compared] == ['full', 'background']
-    assert [row['difference']['value'] for row in compared] == pytest.approx([-0.5, 0])
-    lines = shortcut.render(rows, compared).splitlines()
-    assert '| full | off | 90.0 % [80.0 to 100.0 %] | 80.0 % [70.0 to 90.0 %] |' in lines[4]
-    assert lines[4].endswith('| 30.0 % [20.0 to 40.0 %] | 25.0 % [15.0 to 35.0 %] | '
-                             '5.0 % [-5.0 to 15.0 %] |')  # fmt: skip
-    assert any(line.startswith('| full | -50.0 % [') for line in lines)
+def test_the_tables_show_each_model_and_what_the_marker_changes():
+    off = {'region': 'full', 'marker': 'off', 'test': made_up(9, 0.5), 'unseen': made_up(8, 0.4)}
+    on = {'region': 'full', 'marker': 'on', 'test': made_up(4, 0.3), 'unseen': made_up(10, 0.1)}
+    lines = shortcut.render([off, on]).splitlines()
+    cells = {line[:12]: line.split(' | ') for line in lines if line.startswith('| full')}
+    values = {name: [cell.split(' [')[0] for cell in row] for name, row in cells.items()}
+    assert values['| full | off'][2:] == ['90.0 %', '80.0 %', '50.0 %', '40.0 %']
+    assert values['| full | on '][2:] == ['40.0 %', '100.0 %', '30.0 %', '10.0 %']
+    # On minus off; the unlike order of a model's images does not matter.
+    backwards = {name: x[::-1] for name, x in on['test'].items()}
+    assert shortcut.render([off, on | {'test': backwards}]).splitlines()[-1] == lines[-1]
+    change = [cell.split(' [')[0] for cell in lines[-1].split(' | ')]
+    assert (change[1], *change[3:]) == ('-50.0 %', '-20.0 %', '-30.0 %')
+    assert '20 test and 20 unseen images' in shortcut.render([off, on])

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cxr_jax.report.formats import is_known, plain
 from cxr_jax.report.pictures import COLOURS, STYLE, new_figure
@@ -156,6 +156,11 @@ def _values(axes: Axes, search: Search) -> None:
     trials = search.record['trials']
     if log_spaced([trial['lr'] for trial in trials]):
         axes.set_xscale('log')
+        # The candidates themselves: powers of ten alone would mostly miss the axis.
+        rates = sorted({trial['lr'] for trial in trials})
+        step = -(-len(rates) // 6)
+        axes.set_xticks(rates[::step], [f'{rate:.2g}' for rate in rates[::step]])
+        axes.xaxis.set_minor_locator(NullLocator())
     with_batch, series, diverged, chosen = batches_differ(search.record), {}, [], []
     for trial in sorted(trials, key=lambda t: (t['batch_size'], t['lr'])):
         last_epochs, last_value = judged_at(trial)
@@ -195,7 +200,9 @@ def _curves(axes: Axes, search: Search) -> None:
                   color=tint, linewidth=2.4 if trial['chosen'] else 1, label=label)  # fmt: skip
     for rung in sorted({rung for trial in trials for rung in trial['rungs']}):
         axes.axvline(rung, color=_GRAY, linewidth=0.7, linestyle=_DASHED, zorder=1)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.5), max(high, low + 1))  # at least one epoch wide
     axes.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7,
                 title='learning rate', title_fontsize=7)  # fmt: skip
 
