@@ -7,7 +7,7 @@ from data_pipelines import loader
 from data_pipelines.prepared import open_prepared
 from scripts import shortcut
 
-IMAGES = 24
+IMAGES = 16
 
 
 @pytest.fixture(scope='module')
