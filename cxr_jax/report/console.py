@@ -62,7 +62,7 @@ def _stages(stages: Sequence[dict]) -> str:
 # Parts of the results that tell where the model looks; what a uniform map would reach is "chance".
 INSIDE = (
     ('attention', 'AIL vs lung area', 'ail', 'lung_area'),
-    ('boxes', 'attention in boxes vs area', 'box_attention', 'box_area'),
+    ('boxes', 'in boxes vs area', 'box_attention', 'box_area'),
 )
 
 
