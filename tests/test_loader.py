@@ -11,6 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import loader
+from data_pipelines import prepared as prepared_module
 from data_pipelines.errors import UserError
 from data_pipelines.loader import eval_batches, train_batches
 from data_pipelines.prepare import prepare
@@ -128,8 +129,8 @@ def test_errors_in_threads_surface(prepared, monkeypatch):
             raise OSError('disk gone')
         return original(raw, fields, size, bits)
 
-    original = loader.decode
-    monkeypatch.setattr(loader, 'decode', break_later)
+    original = prepared_module.decode
+    monkeypatch.setattr(prepared_module, 'decode', break_later)
     with pytest.raises(OSError, match='disk gone'):
         list(islice(train_batches(prepared, 'train', 4, seed=0), 50))
 
