@@ -7,7 +7,7 @@
 The argument: `thesis` (the reference study: single tasks, ordered pairs, triples that begin with
 MoCo, from scratch and from ImageNet; full images and lungs on black; two and four classes; the rate
 of every stage searched), `orderings` (all orders of up to `length` of the four pretext tasks), or
-`demo` (a few, on the embedded phantoms; 25 minutes on two CPU cores). `preset=` as in
+`demo` (a few, on the embedded phantoms; 16 minutes on two CPU cores). `preset=` as in
 curriculum.py.
 """
 
