@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
 
 
 def _run(config, data, mesh, plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
+    """Steps 2 to 5 of `run`, for the process that holds the claim on the workdir."""
     announce(config, plan, data, mesh)
 
     # 2. The backbone, fresh or from the named weights.
