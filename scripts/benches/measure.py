@@ -1,0 +1,35 @@
+"""Timing of several ways to do the same: they take turns, so that a busy machine slows all."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+
+def timed(run: Callable[[], int]) -> float:
+    """Images per second of one run, which returns how many images it handled."""
+    start = time.perf_counter()
+    images = run()
+    return images / (time.perf_counter() - start)
+
+
+def take_turns(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Images per second of every run in every round."""
+    rates = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            rates[name].append(timed(run))
+    return rates
+
+
+def report(bench: str, rates: dict[str, list[float]], baseline: str, **facts: object) -> None:
+    """One line per side: rate in images/s, and its ratio to the baseline of the same round."""
+    for name, own in rates.items():
+        ratios = [a / b for a, b in zip(own, rates[baseline], strict=True)]
+        line = {
+            'bench': bench, 'what': name, 'images_per_s': round(statistics.median(own), 1),
+            'least': round(min(own), 1), 'most': round(max(own), 1),
+            'ratio': round(statistics.median(ratios), 2), 'least_ratio': round(min(ratios), 2),
+            'baseline': baseline, 'rounds': len(own), **facts,
+        }  # fmt: skip
+        print(json.dumps(line), flush=True)
