@@ -36,12 +36,14 @@ def get_config(argument: str = '') -> ConfigDict:
     config.data.size = 256  # pixels of the prepared images
     config.data.classes = ()  # names of those told apart by the classifier; empty = all
     config.data.masks = ''  # lung masks written by cxr_jax.segment apply; empty = the stored ones
+    config.data.on_device = 0.0  # training images live on the devices if they take up to this share
     config.data.region = 'full'  # full, lungs_black, lungs_gray or background
     config.backbone = ConfigDict()
     config.backbone.depth = 50  # ResNet-18, 34, 50 or 101, or DenseNet-121
     config.backbone.width = 64  # channels of the stem; the paper's 64
     config.backbone.channels = 1  # of the input; 3 repeats the grey image
     config.backbone.dtype = 'auto'  # of the computation; auto = bfloat16 on accelerators
+    config.backbone.remat = False  # compute each block again for its gradient, to save memory
     config.backbone.weights = ''  # safetensors file with torchvision's names to start from
     config.eval = ConfigDict()
     config.eval.batch_size = 64  # test images per step

@@ -1,10 +1,15 @@
-"""Checkpoints of a TrainState (orbax): saved in the background, restored newest first."""
+"""Checkpoints of a TrainState (orbax): saved in the background, restored newest first.
+
+One process writes and reads them, as arrays that belong to no device: every process holds the whole
+state, and the number of devices and of processes may change on resume.
+"""
 
 import os
 import pathlib
 import shutil
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -19,7 +24,13 @@ class Checkpoints:
         # What a killed process left half written; orbax would keep it.
         for leftover in self.directory.glob('*.orbax-checkpoint-tmp*'):
             shutil.rmtree(leftover, ignore_errors=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            create=False,
+            multiprocessing_options=_this_process(),
+        )
         self._manager = ocp.CheckpointManager(
             self.directory, item_handlers=ocp.StandardCheckpointHandler(), options=options
         )
@@ -31,15 +42,15 @@ class Checkpoints:
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            tree = as_dict(state)
+            tree = jax.device_get(as_dict(state))
             # Orbax notices a file cut short, but not a changed bit in an array.
-            digest = {'sha256': sha256(jax.device_get(tree))}
+            digest = {'sha256': sha256(tree)}
             self._manager.save(step, args=ocp.args.StandardSave(tree), custom_metadata=digest)
         if wait:
             self._manager.wait_until_finished()
 
     def restore(self, like):
-        """Newest intact state, None if there is none; `like`: its jax.ShapeDtypeStructs.
+        """Newest intact state in NumPy arrays, None if there is none; `like`: its abstract arrays.
 
         A checkpoint that is not intact is set aside as <step>.broken.
         """
@@ -48,7 +59,7 @@ class Checkpoints:
             try:
                 restored = restore_tree(path / 'default', as_dict(like))
                 saved = self._manager.metadata(step).custom_metadata.get('sha256')
-                if sha256(jax.device_get(restored)) != saved:
+                if sha256(restored) != saved:
                     raise ValueError('its arrays are not those that were saved')
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 logging.warning(
@@ -70,6 +81,13 @@ class Checkpoints:
 
 
 def restore_tree(path: pathlib.Path, like: dict) -> dict:
-    """Arrays of the checkpoint folder `path` with the shapes, dtypes and shardings of `like`."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    """NumPy arrays of the checkpoint folder `path`, with the shapes and dtypes of `like`."""
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
         return checkpointer.restore(path.resolve(), like)
+
+
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Orbax options that keep it from waiting for the other processes."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})

@@ -1,30 +1,46 @@
-"""The command line of every program: a config file, overrides of its fields, errors, exit codes.
+"""The command line of every program: config, overrides, several processes, errors, exit codes.
 
 Exit codes: 0 finished, 2 a mistake to correct (one paragraph on stderr), 75 stopped by SIGTERM or
 Ctrl-C with everything saved: the same command goes on.
 """
 
+import contextlib
 import difflib
 import errno
 import functools
 import importlib.util
 import itertools
 import operator
+import os
 import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cxr_jax import hosts
 from cxr_jax.compilation import use_cache
 from cxr_jax.interrupt import EXIT_CODE, Interrupted
 from data_pipelines.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'FILE:ARGUMENT of the config.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run and its report.')
+DETERMINISTIC = flags.DEFINE_bool(
+    'deterministic', False, 'On GPUs: the same bits in every run; slower. Elsewhere that is so '
+    'anyway.',
+)  # fmt: skip
+DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'Run over several processes, each of which is started like this; all of '
+    'them must see the same folders. Found out from a TPU pod, Slurm or Open MPI, unless given by '
+    'the next three flags.',
+)  # fmt: skip
+COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0.')
+PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.', lower_bound=1)
+PROCESS = flags.DEFINE_integer('process_id', None, 'Number of this process.', lower_bound=0)
 OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
@@ -55,7 +71,18 @@ def run(
             )
         if CONFIG.value is None:
             raise UserError(f'No config was named; try {example}.')
-        main(*command)
+        if DETERMINISTIC.value:
+            # Before JAX starts its backend. Stands for no autotuning and no atomic additions.
+            before = os.environ.get('XLA_FLAGS', '')
+            os.environ['XLA_FLAGS'] = f'{before} --xla_gpu_deterministic_ops=true'
+        if not DISTRIBUTED.value:
+            main(*command)
+            return
+        hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        with open(os.devnull, 'w') as nowhere, contextlib.ExitStack() as stack:
+            if not hosts.is_first():
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            main(*command)
 
     use_cache()
     # Where nothing is being trained, SIGTERM does what Ctrl-C does.
@@ -63,17 +90,16 @@ def run(
     try:
         app.run(checked, flags_parser=functools.partial(_parse_flags, example, in_argument))
     except UserError as error:
-        sys.exit(_complain(str(error), 2))
+        _complain(str(error), 2)
     except Interrupted as stopped:
-        sys.exit(_complain(f'{stopped}; start the same command again to go on.', EXIT_CODE))
+        print(f'{stopped}; start the same command again to go on.', file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
-        sys.exit(_complain('Stopped; start the same command again to go on from the last '
-                           'checkpoint.', EXIT_CODE))  # fmt: skip
+        _complain('Stopped; start the same command again to go on from the last checkpoint.',
+                  EXIT_CODE)  # fmt: skip
     except Exception as error:
         advice = _system_trouble(error)
-        if not advice:
-            raise
-        sys.exit(_complain(advice, 2))
+        _complain(advice or traceback.format_exc(), 2 if advice else 1)
 
 
 def named_config() -> tuple[str, dict]:
@@ -170,6 +196,6 @@ def _system_trouble(error: Exception) -> str:
     return ''
 
 
-def _complain(message: str, code: int) -> int:
+def _complain(message: str, code: int) -> None:
     print(message, file=sys.stderr)
-    return code
+    hosts.leave(code)

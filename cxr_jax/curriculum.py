@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import parallel, provenance, report
+from cxr_jax import hosts, parallel, provenance, report
 from cxr_jax import state as states
 from cxr_jax.claim import Claim
 from cxr_jax.embedded import DATA_DIR
@@ -45,10 +45,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     data = open_data(config)
     mesh = parallel.data_mesh()
     plan = make_plan(config, data, mesh.size)
-    found = claim_workdir(workdir, config, data, plan.stages[-1].key)
+    found = hosts.on_first(claim_workdir, workdir, config, data, plan.stages[-1].key)
     if found:
         return found
-    with Claim(workdir / '.run', f'the run {workdir}').held():
+    with hosts.first_holds(Claim(workdir / '.run', f'the run {workdir}').held()):
         return _run(config, data, mesh, plan, workdir, banner, command)
 
 
@@ -80,19 +80,23 @@ def _run(config, data, mesh, plan: Plan, workdir: pathlib.Path, banner: str, com
     )  # fmt: skip
 
     # 5. The report.
-    results = assemble(config, plan, outcomes, tested, predictions, workdir, banner, command)
-    labelled = predictions.labels >= 0
-    table = {name: getattr(predictions, name)[labelled] for name in PREDICTIONS}
-    write_atomically(workdir / PREDICTIONS_FILE, lambda path: _save_table(path, table))
-    chosen = report.choose_examples(predictions.probabilities, predictions.labels)
-    report.write_report(
-        workdir,
-        results,
-        curves=[outcome.metrics for outcome in outcomes],
-        predictions={name: table[name] for name in ('probabilities', 'labels')},
-        gallery=gallery_arrays(predictions, chosen, classifier, tested, config.data.region, 'test'),
-    )
-    return results
+    def write_all() -> dict:
+        results = assemble(config, plan, outcomes, tested, predictions, workdir, banner, command)
+        labelled = predictions.labels >= 0
+        table = {name: getattr(predictions, name)[labelled] for name in PREDICTIONS}
+        write_atomically(workdir / PREDICTIONS_FILE, lambda path: _save_table(path, table))
+        chosen = report.choose_examples(predictions.probabilities, predictions.labels)
+        region = config.data.region
+        report.write_report(
+            workdir,
+            results,
+            curves=[outcome.metrics for outcome in outcomes],
+            predictions={name: table[name] for name in ('probabilities', 'labels')},
+            gallery=gallery_arrays(predictions, chosen, classifier, tested, region, 'test'),
+        )
+        return results
+
+    return hosts.on_first(write_all)
 
 
 def open_data(config: ConfigDict) -> PreparedData:
@@ -120,8 +124,14 @@ def claim_workdir(
     finish may be started again with other settings: what it trained lies in the store.
     """
     settings = provenance.plain(config.to_dict())
-    # Where things lie does not change what comes out.
-    del settings['store'], settings['data']['dir']
+    # Where things lie, and what is kept or computed again, does not change what comes out.
+    for section, name in (
+        (settings, 'store'),
+        (settings['data'], 'dir'),
+        (settings['data'], 'on_device'),
+        (settings.get('backbone', {}), 'remat'),
+    ):
+        section.pop(name, None)
     identity = {'config': settings, 'data': data.fingerprint, 'last_stage': last_key}
     path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
@@ -189,7 +199,9 @@ def origin(config: ConfigDict, data: PreparedData, notes: list[str]) -> dict:
 def announce(config: ConfigDict, plan: Plan, data: PreparedData, mesh) -> None:
     """What is about to run, with every value that was chosen for the user."""
     names = ' -> '.join(stage.name for stage in plan.stages)
-    print(f'{names} on {data.name} ({data.counts["train"]} training images), {mesh.size} device(s)')
+    processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    images = f'{data.counts["train"]} training images'
+    print(f'{names} on {data.name} ({images}), {mesh.size} device(s){processes}')
     for stage in plan.stages:
         for note in plan.notes[stage.name]:
             print(f'  {stage.name}: {note}')

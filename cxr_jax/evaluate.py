@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax import parallel
+from cxr_jax import hosts, parallel
 from cxr_jax.attention.boxes import attention_inside_boxes
 from cxr_jax.attention.cam import class_activation_map, enlarge
 from cxr_jax.attention.lungs import attention_inside_lungs, lung_area_fraction
@@ -66,12 +66,14 @@ def predict(
     rows = []
     for batch in loader.eval_batches(data, split, batch_size, shard):
         inputs = {k: batch[k] for k in ('image', 'lung_mask')}
-        outputs = jax.device_get(step(variables, parallel.put_rows(mesh, inputs)))
+        outputs = parallel.own_rows_of(step(variables, parallel.put_rows(mesh, inputs)))
         large = np.asarray(enlarge(jnp.asarray(outputs['cams']), task.image_size))
         inside, area = attention_inside_boxes(large, batch['boxes'], data.size)
         outputs |= {'box_attention': inside, 'box_area': area}
         outputs |= {k: batch[k] for k in ('label', 'patient', 'image_id', 'has_lung_mask')}
         rows.append({k: np.asarray(v)[batch['valid']] for k, v in outputs.items()})
+    # Each batch in the order of the processes, which hold consecutive parts of it.
+    rows = [part for batch in zip(*hosts.gather(rows), strict=True) for part in batch]
     found = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
     no_mask = ~found['has_lung_mask'].astype(bool)
     return Predictions(

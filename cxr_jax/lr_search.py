@@ -17,6 +17,7 @@ import shutil
 
 import numpy as np
 
+from cxr_jax import hosts
 from cxr_jax.files import write_json
 from cxr_jax.progress import read_metrics
 from cxr_jax.training import NotFinite, Stage, train
@@ -97,9 +98,9 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
         running = ranked[: 1 if number == len(stops) - 1 else keep]
         _announce(stage, epochs, ranked, running)
     winner = running[0]
-    _record(stage, directory, trials, winner, history)
+    hosts.on_first(_record, stage, directory, trials, winner, history)
     if plan.protocol != 'sampled':
-        _take_over(directory / 'trials' / winner.name, directory)
+        hosts.on_first(_take_over, directory / 'trials' / winner.name, directory)
     return _winning_stage(stage, trials.index(winner))
 
 
@@ -143,18 +144,22 @@ def _advance_together(
 
 
 def _read_values(trial: Trial, directory: pathlib.Path) -> None:
-    path = directory / VALUES_FILE
-    if path.is_file():
-        trial.values = {int(k): _number(v) for k, v in json.loads(path.read_text()).items()}
+    def read() -> dict[int, float]:
+        path = directory / VALUES_FILE
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        return {int(k): _number(v) for k, v in found.items()}
+
+    trial.values |= hosts.on_first(read)
 
 
 def _write_values(trial: Trial, directory: pathlib.Path) -> None:
-    write_json(directory / VALUES_FILE, {str(k): _plain(v) for k, v in trial.values.items()})
+    values = {str(k): _plain(v) for k, v in trial.values.items()}
+    hosts.on_first(write_json, directory / VALUES_FILE, values)
 
 
 def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Programs) -> None:
     """Trains the trial up to `epochs` and values it after each one."""
-    directory.mkdir(parents=True, exist_ok=True)
+    hosts.on_first(lambda: directory.mkdir(parents=True, exist_ok=True))
     per_epoch = trial.stage.facts.steps_per_epoch
     _read_values(trial, directory)
     if trial.values.keys() >= set(range(1, epochs + 1)) and _trained(directory, epochs * per_epoch):
@@ -177,8 +182,11 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
 
 
 def _trained(directory: pathlib.Path, step: int) -> bool:
-    found = [int(path.name) for path in directory.glob('checkpoints/*') if path.name.isdecimal()]
-    return max(found, default=0) >= step
+    def newest() -> int:
+        names = [path.name for path in directory.glob('checkpoints/*')]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    return hosts.on_first(newest) >= step
 
 
 def _rank(value: float | None, best_first: int) -> float:

@@ -9,7 +9,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from cxr_jax import command_line, curriculum, embedded, report
+from cxr_jax import command_line, curriculum, embedded, hosts, report
 from data_pipelines.prepared import CARD_FILE
 
 EXAMPLE = '--config configs/curriculum.py:moco_swav_rot,preset=demo'
@@ -39,7 +39,7 @@ def main() -> None:
     config, banner = choose_recipe(command_line.CONFIG.value, *command_line.named_config())
     if banner:
         print(f'*** {banner} ***', flush=True)
-    embedded.prepare_if_missing(config)
+    hosts.on_first(embedded.prepare_if_missing, config)
     name = f'{"_".join(config.curriculum) or "scratch"}-{config.preset}'
     workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/{name}')
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])

@@ -11,16 +11,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines.errors import UserError
-
 AXIS = 'data'
 
 
 def data_mesh(devices=None) -> Mesh:
-    """One-dimensional mesh over `devices` (default: all of this process)."""
-    if jax.process_count() > 1:
-        raise UserError('Several processes in one run are not supported yet; start one per host.')
-    return Mesh(np.asarray(devices if devices is not None else jax.devices()), (AXIS,))
+    """One-dimensional mesh over `devices` (default: all of every process)."""
+    # Ordered by process, so that each holds consecutive rows of a batch.
+    devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def sharded(function, mesh: Mesh, in_specs, out_specs, donate=()):
@@ -60,13 +58,17 @@ def put_rows(mesh: Mesh, batch: dict) -> dict:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def own_rows_of(tree):
+    """Arrays sharded over the mesh -> this process's rows (NumPy), in order."""
+
+    def own(x):
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([shard.data for shard in shards])
+
+    return jax.tree.map(own, tree)
+
+
 def replicate(mesh: Mesh, tree):
-    """Host or device arrays -> fresh arrays replicated over the mesh (safe to donate)."""
+    """Host arrays, equal in all processes, -> fresh arrays replicated over the mesh."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.jit(lambda t: t, out_shardings=sharding)(tree)
-
-
-def abstract_replicated(mesh: Mesh, tree):
-    """Shapes and dtypes of `tree` with the sharding of `replicate`, for restoring."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

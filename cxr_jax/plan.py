@@ -59,6 +59,11 @@ def check_config(config, devices: int) -> None:
     _one_of('backbone.dtype', config.backbone.dtype, ('auto', 'bfloat16', 'float32'))
     _at_least('backbone.width', config.backbone.width, 1)
     _at_least('seed', config.seed, 0)
+    if not 0 <= config.data.on_device <= 1:
+        raise UserError(
+            f"--config.data.on_device={config.data.on_device} is a share of a device's memory, "
+            '0 (images are streamed) to 1.'
+        )
     _at_least('eval.resamples', config.eval.resamples, 1)
     _check_batch('eval.batch_size', config.eval.batch_size, devices)
     for name, stage in config.stage.items():
@@ -212,6 +217,7 @@ def _plan_stage(name: str, settings, config, data, devices: int, parent: str | N
         content=content,
         key=content_key(content),
         parent_key=parent,
+        on_device=config.data.on_device,
     )
     if settings.search.protocol == 'off':
         return stage, notes
@@ -253,6 +259,7 @@ def _content(name, settings, task, config, data, parent) -> dict:
     result = settings.to_dict()
     del result['checkpoint_epochs']
     backbone = config.backbone.to_dict() | {'dtype': compute_dtype(config.backbone.dtype)}
+    del backbone['remat']
     if parent is None and config.backbone.weights:
         backbone['weights'] = file_hash(config.backbone.weights)
     elif parent is not None:

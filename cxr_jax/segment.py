@@ -13,6 +13,7 @@ import pathlib
 import shlex
 import sys
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -37,6 +38,8 @@ EXAMPLE = '--config configs/segment.py'
 def main(command: str) -> None:
     """Runs the command `train` or `apply` with the flags."""
     config = ConfigDict(command_line.CONFIG.value.to_dict())
+    if jax.process_count() > 1:
+        raise UserError('Segmenters are trained and applied by one process: no --distributed.')
     if config.data.name == embedded.NAME:
         print(f'*** {embedded.BANNER} ***', flush=True)
     embedded.prepare_if_missing(config)

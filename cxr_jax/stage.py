@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 
+from cxr_jax import hosts
 from cxr_jax import state as states
 from cxr_jax.checkpoint import restore_tree
 from cxr_jax.claim import Claim
@@ -46,17 +47,22 @@ def run_stage(
     another process is training.
     """
     directory = StageDirectory(store, stage.name, stage.key)
+
+    def load():
+        return load_finished(stage, directory, backbone, parent, mesh)
+
     with contextlib.suppress(Damaged):
-        found = load_finished(stage, directory, backbone, parent, mesh)
+        found = hosts.on_first(load)
         if found:
             return found
-    with directory.claim().held() as claim:
+    claim = directory.claim()
+    with hosts.first_holds(claim.held()):
         try:  # again: before the lock was free, another process may have finished this stage
-            found = load_finished(stage, directory, backbone, parent, mesh)
+            found = hosts.on_first(load)
             if found:
                 return found
         except Damaged as reason:
-            aside = directory.discard()
+            aside = hosts.on_first(directory.discard)
             print(f'{directory.finished} is damaged ({reason}); set aside as {aside}.')
         return _train_stage(stage, backbone, parent, mesh, directory, provenance, claim)
 
@@ -66,7 +72,7 @@ def _train_stage(
 ) -> Outcome:
     """Searches the learning rate if asked, trains to the end and gives the stage its name."""
     partial, sessions = directory.partial, []
-    partial.mkdir(exist_ok=True)
+    hosts.on_first(lambda: partial.mkdir(exist_ok=True))
     programs = Programs(backbone, parent, mesh)
     searched = bool(stage.search)
     if searched:
@@ -78,25 +84,29 @@ def _train_stage(
     total = stage.total_steps
     state, log = train(stage, programs.of(stage), partial, total, started)
     final = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
-    manifest = provenance | {
-        'sessions': sessions,
-        'task': stage.name,
-        'key': stage.key,
-        'parent_key': stage.parent_key,
-        'content': stage.content,
-        'steps': total,
-        'learning_rate': stage.config.optimizer.lr,
-        'batch_size': stage.facts.batch_size,
-        'resumed': len(sessions) - 1,
-        'wall_seconds': round(log.seconds, 2),
-        'images_per_second': log.images_per_second(),
-        'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
-        'sha256': states.sha256(final),
-        'search': json.loads((partial / SEARCH_FILE).read_text()) if searched else None,
-    }
-    claim.confirm()
-    directory.finish(manifest)
-    return Outcome(manifest, final, log.rows, reused=False)
+
+    def finish() -> Outcome:
+        manifest = provenance | {
+            'sessions': sessions,
+            'task': stage.name,
+            'key': stage.key,
+            'parent_key': stage.parent_key,
+            'content': stage.content,
+            'steps': total,
+            'learning_rate': stage.config.optimizer.lr,
+            'batch_size': stage.facts.batch_size,
+            'resumed': len(sessions) - 1,
+            'wall_seconds': round(log.seconds, 2),
+            'images_per_second': log.images_per_second(),
+            'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
+            'sha256': states.sha256(final),
+            'search': json.loads((partial / SEARCH_FILE).read_text()) if searched else None,
+        }
+        claim.confirm()
+        directory.finish(manifest)
+        return Outcome(manifest, final, log.rows, reused=False)
+
+    return hosts.on_first(finish)
 
 
 def record_session(partial: pathlib.Path, provenance: dict, step: int) -> list[dict]:
@@ -124,7 +134,7 @@ def load_finished(
         like = build_program(chosen, backbone, parent, mesh).like
         path = directory.finished / 'checkpoints' / str(manifest['steps']) / 'default'
         whole = restore_tree(path, states.as_dict(like))
-        variables = jax.device_get({k: whole[k] for k in ('params', 'batch_stats')})
+        variables = {k: whole[k] for k in ('params', 'batch_stats')}
         if states.sha256(variables) != manifest['sha256']:
             raise Damaged('its parameters are not those that were saved')
     except (MemoryError, PermissionError):

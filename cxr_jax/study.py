@@ -15,7 +15,7 @@ import time
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import command_line, curriculum, embedded, parallel
+from cxr_jax import command_line, curriculum, embedded, hosts, parallel
 from cxr_jax.claim import Busy
 from cxr_jax.comparison import compare_all, label_order
 from cxr_jax.plan import CLASSIFIER, Plan, make_plan
@@ -62,7 +62,7 @@ def main() -> None:
     banner = embedded.BANNER if config.run.data.name == embedded.NAME else ''
     if banner:
         print(f'*** {banner} ***', flush=True)
-    embedded.prepare_if_missing(config.run)
+    hosts.on_first(embedded.prepare_if_missing, config.run)
     workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/study-{config.name}')
     command = shlex.join(['python', '-m', 'cxr_jax.study', *sys.argv[1:]])
     run(config, workdir, banner, command)
@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     # 1. Every run of the study, and what they share.
     data = curriculum.open_data(config.run)
     jobs = plan_jobs(config, data, workdir)
-    planned = count_stages(jobs, workdir / STORE)
+    planned = hosts.on_first(count_stages, jobs, workdir / STORE)
     announce(config, jobs, planned, workdir / STORE)
 
     # 2. The runs; what another process is at work on is left for later.
@@ -83,8 +83,12 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     planned['seconds'] = round(time.monotonic() - started, 1)
 
     # 3. Comparisons on the same test images, tables, plots.
-    study = assemble(config, data, jobs, planned, banner, command, workdir)
-    write_study(workdir, study)
+    def write_all() -> dict:
+        study = assemble(config, data, jobs, planned, banner, command, workdir)
+        write_study(workdir, study)
+        return study
+
+    study = hosts.on_first(write_all)
     print(format_study(study))
     return study
 

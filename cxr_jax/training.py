@@ -1,16 +1,16 @@
 """The only training loop: a stage from its newest checkpoint, or from its parent, to a step."""
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
 import math
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
-from cxr_jax import parallel
+from cxr_jax import feed, hosts, parallel
 from cxr_jax import state as states
 from cxr_jax.checkpoint import Checkpoints
 from cxr_jax.interrupt import Interrupted, InterruptFlag
@@ -19,12 +19,10 @@ from cxr_jax.progress import StageLog
 from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train_step import make_train_step
 from cxr_jax.views.region import needs_masks
-from data_pipelines import loader
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import PreparedData
 
 LOG_STEPS = 10  # steps between two fetches of metrics from the devices
-IN_FLIGHT = 2  # batches on their way to the devices
 
 
 class NotFinite(UserError):
@@ -56,6 +54,7 @@ class Stage:
     key: str
     parent_key: str | None
     search: Search | None = None
+    on_device: float = 0.0  # share of a device's memory that the training images may take
 
     @property
     def total_steps(self) -> int:
@@ -97,11 +96,19 @@ class Program:
 def build_program(stage: Stage, backbone, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
     create, transform, factor = build_stage(stage, backbone)
-    like = parallel.abstract_replicated(mesh, jax.eval_shape(create, parent, 0.0))
+    like = jax.eval_shape(create, parent, 0.0)
     gray = stage.data.statistics['full']['mean']
     parts = stage.task, backbone, transform, factor, mesh, stage.region, gray
     step, together = make_train_step(*parts), make_train_step(*parts, True)
     return Program(backbone, parent, mesh, jax.jit(create), step, together, like)
+
+
+class Files(NamedTuple):
+    """What a training writes; of several processes the first does."""
+
+    folder: pathlib.Path  # of the checkpoints
+    checkpoints: Checkpoints
+    log: StageLog
 
 
 def train(
@@ -116,46 +123,53 @@ def train(
 
     Goes on from the newest intact checkpoint in `directory`. `started` is told the first step;
     `watch` gets the state at the end of every epoch, before that is saved. Raises Interrupted after
-    a save on SIGTERM, NotFinite with the step.
+    a save on SIGTERM, NotFinite with the step. Of several processes the first has the log.
     """
-    with contextlib.closing(Checkpoints(directory)) as checkpoints:
-        state = checkpoints.restore(program.like)
-        if state is None:
-            state = program.create(program.parent, stage.config.optimizer.lr)
-        # Through an identity on the devices: arrays as orbax restores them may refuse donation.
-        state = parallel.replicate(program.mesh, state)
+    with contextlib.closing(hosts.first_only(Checkpoints, directory)) as checkpoints:
+
+        def newest():
+            state = checkpoints.restore(program.like)
+            if state is None:
+                state = program.create(program.parent, stage.config.optimizer.lr)
+            return jax.device_get(state)
+
+        state = parallel.replicate(program.mesh, hosts.on_first(newest))
         first = int(state.step)
-        started(first)
-        log = StageLog(directory, stage.name, first, until, stage.facts.batch_size)
+        hosts.on_first(started, first)
+        batch_size = stage.facts.batch_size
+        log = hosts.first_only(StageLog, directory, stage.name, first, until, batch_size)
         with contextlib.closing(log):
-            state = _run_steps(stage, program, state, until, checkpoints, log, watch)
+            files = Files(directory / 'checkpoints', checkpoints, log)
+            state = _run_steps(stage, program, state, until, files, watch)
     return state, log
 
 
-def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: StageLog, watch):
+def _run_steps(stage, program, state, until, files: Files, watch):
     """Runs the remaining steps; saves every `config.checkpoint_epochs` and at the end."""
     first, per_epoch = int(state.step), stage.facts.steps_per_epoch
     every = max(round(stage.config.checkpoint_epochs * per_epoch), 1)
     pending: list[tuple[int, dict]] = []
+    last = {}
 
     def flush():
+        nonlocal last
         rows = [
             {'step': i} | {k: float(v) for k, v in jax.device_get(metrics).items()}
             for i, metrics in pending
         ]
         pending.clear()
-        for row in rows:
-            if not math.isfinite(row['loss']) or not math.isfinite(row['grad_norm']):
-                raise NotFinite(_advice(stage, row, checkpoints.directory))
+        for last in rows:
+            if not math.isfinite(last['loss']) or not math.isfinite(last['grad_norm']):
+                raise NotFinite(_advice(stage, last, files.folder))
         if rows:
-            log.write(rows, rows[-1]['step'] / per_epoch)
+            files.log.write(rows, last['step'] / per_epoch)
 
     def save(wait):
         # The losses are those before the last update, which may itself have left their range.
         if not states.is_finite(state):
-            raise NotFinite(_advice(stage, log.rows[-1], checkpoints.directory))
-        log.sync()
-        checkpoints.save(state, wait)
+            raise NotFinite(_advice(stage, last, files.folder))
+        files.log.sync()
+        files.checkpoints.save(state, wait)
 
     batches = batches_on_devices(stage, program.mesh, first)
     with InterruptFlag() as interrupt:
@@ -163,7 +177,7 @@ def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: Stag
             state, metrics = program.step(state, batch)
             pending.append((i, metrics))
             # Read once: a signal during the lines below is for the step after.
-            stopping = interrupt.raised
+            stopping = hosts.agree(interrupt.raised, now=i % LOG_STEPS == 0)
             saving = i % every == 0 or i == until or stopping
             watching = watch and i % per_epoch == 0
             if i % LOG_STEPS == 0 or saving or watching:
@@ -175,24 +189,19 @@ def _run_steps(stage, program, state, until, checkpoints: Checkpoints, log: Stag
                 save(wait=i == until or stopping)
             if stopping:
                 break
-        if interrupt.raised:
+        if hosts.agree(interrupt.raised):
             step_now, total = int(state.step), stage.total_steps
             raise Interrupted(f'stage {stage.name} stopped and saved at step {step_now} of {total}')
     return state
 
 
 def batches_on_devices(stage: Stage, mesh, start: int):
-    """Batches from `start` on, a few of them already on their way to the devices."""
-    shard = (jax.process_index(), jax.process_count())
-    batches = loader.train_batches(
-        stage.data, 'train', stage.facts.batch_size, stage_seed(stage.seed, stage.name), start,
-        shard, masks=needs_masks(stage.region) or stage.task.needs_masks,
-    )  # fmt: skip
-    queue = collections.deque()
-    for batch in batches:
-        queue.append(parallel.put_rows(mesh, batch))
-        if len(queue) >= IN_FLIGHT:
-            yield queue.popleft()
+    """The stage's batches from number `start` on."""
+    masks = needs_masks(stage.region) or stage.task.needs_masks
+    seed = stage_seed(stage.seed, stage.name)
+    return feed.batches(
+        stage.data, stage.facts.batch_size, seed, start, mesh, masks, stage.on_device
+    )
 
 
 def _advice(stage: Stage, row: dict, checkpoints: pathlib.Path) -> str:

@@ -109,8 +109,7 @@ def _start(stages, program: Program, directories):
 
 def _stacked_like(program: Program, number: int):
     """Abstract stacked state, as it is restored."""
-    like = jax.eval_shape(lambda state: states.stack([state] * number), program.like)
-    return parallel.abstract_replicated(program.mesh, like)
+    return jax.eval_shape(lambda state: states.stack([state] * number), program.like)
 
 
 def _fetch(pending: list, rows: list[list[dict]]) -> None:

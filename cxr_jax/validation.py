@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax import parallel
+from cxr_jax import hosts, parallel
 from cxr_jax.evaluate import make_eval_step
 from cxr_jax.metrics import class_accuracies, confusion_matrix
 from cxr_jax.train_step import make_views
@@ -50,21 +50,23 @@ def make_validator(stage: Stage, program: Program) -> Callable[[object], float]:
     if stage.task.judged_by == 'balanced_accuracy':
         return _classifier_validator(stage, program)
     step = _make_task_step(stage, program)
+    masks = needs_masks(stage.region) or stage.task.needs_masks
+    fields = ('image', 'label', 'lung_mask') if masks else ('image', 'label')
 
     def validate(state) -> float:
         values = [
-            float(step(state, batch, np.uint32(i))) for i, batch in enumerate(_batches(stage))
+            float(step(state, {name: batch[name] for name in fields}, np.uint32(i)))
+            for i, batch in enumerate(_batches(stage, masks))
         ]
         return sum(values) / len(values)
 
     return validate
 
 
-def _batches(stage: Stage):
-    masks = needs_masks(stage.region) or stage.task.needs_masks
-    for batch in loader.eval_batches(stage.data, SPLIT, stage.facts.batch_size, masks=masks):
-        fields = ('image', 'label', 'lung_mask') if masks else ('image', 'label')
-        yield {name: batch[name] for name in fields}
+def _batches(stage: Stage, masks: bool):
+    """This process's rows of the validation split's batches."""
+    shard = (jax.process_index(), jax.process_count())
+    return loader.eval_batches(stage.data, SPLIT, stage.facts.batch_size, shard, masks)
 
 
 def _make_task_step(stage: Stage, program: Program):
@@ -93,12 +95,12 @@ def _classifier_validator(stage: Stage, program: Program):
     def validate(state) -> float:
         variables = {'params': state.params, 'batch_stats': state.batch_stats}
         confusion = np.zeros((classes, classes))
-        for batch in loader.eval_batches(stage.data, SPLIT, stage.facts.batch_size):
+        for batch in _batches(stage, masks=True):
             inputs = {name: batch[name] for name in ('image', 'lung_mask')}
             outputs = step(variables, parallel.put_rows(program.mesh, inputs))
-            predicted = np.asarray(outputs['probabilities']).argmax(1)
+            predicted = parallel.own_rows_of(outputs['probabilities']).argmax(1)
             used = batch['valid'] & (batch['label'] >= 0)
             confusion += confusion_matrix(batch['label'][used], predicted[used], classes)
-        return float(np.nanmean(class_accuracies(confusion)))
+        return float(np.nanmean(class_accuracies(sum(hosts.gather(confusion)))))
 
     return validate

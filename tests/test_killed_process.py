@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -23,15 +22,7 @@ EACH_STEP = {'stage.rot.checkpoint_epochs': 0.25}  # so that it is nearly always
 def start(data, workdir, folder):
     """The command in a process of its own, on one device; what it says goes to a file."""
     overrides = tiny.settings('rot') | EACH_STEP | {'data.dir': data.directory.parents[1]}
-    environment = os.environ | {
-        'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
-            '--xla_force_host_platform_device_count=8', ''
-        ),
-        # As many threads as here, with eight devices: the order of sums depends on it.
-        'NPROC': str(max(8, len(os.sched_getaffinity(0)))),
-        'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
+    environment = tiny.environment(1, **tiny.keeping_compiled(folder / 'compiled'))
     command = [
         sys.executable, '-m', 'cxr_jax.main', f'--workdir={workdir}',
         '--config=configs/curriculum.py:rot,preset=demo',

@@ -1,7 +1,6 @@
 """A study: what it plans and shares, what several workers do to one store, what it concludes."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -147,15 +146,7 @@ def test_a_finished_study_is_shown_not_repeated(alone, tiny_data):
 def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
     """One is killed while it trains; two others finish: each stage once, all results equal."""
     workdir, said = tmp_path / 'study', tmp_path / 'said'
-    environment = os.environ | {
-        'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
-            '--xla_force_host_platform_device_count=8', ''
-        ),
-        # As many threads as here, with eight devices: the order of sums depends on it.
-        'NPROC': str(max(8, len(os.sched_getaffinity(0)))),
-        'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
+    environment = tiny.environment(1, **tiny.keeping_compiled(tmp_path / 'compiled'))
     words = [f'--config.{k}={v!r}' if isinstance(v, tuple) else f'--config.{k}={v}'
              for k, v in overrides(tiny_data).items()]  # fmt: skip
     command = [sys.executable, '-m', 'cxr_jax.study', '--config=configs/study.py:demo',

@@ -76,6 +76,22 @@ def network_of(data):
     return network(contract['mean'], contract['std'])
 
 
+def environment(devices: int, **variables) -> dict:
+    """For a process of its own that computes as this one does, on `devices` fake devices."""
+    flags = os.environ['XLA_FLAGS'].replace('device_count=8', f'device_count={devices}')
+    # As many threads as here, with eight devices: the order of sums depends on it.
+    threads = max(8, len(os.sched_getaffinity(0)))
+    return os.environ | {'XLA_FLAGS': flags, 'NPROC': str(threads)} | variables
+
+
+def keeping_compiled(folder) -> dict:
+    """Variables for `environment`: several such processes compile everything once."""
+    return {
+        'JAX_COMPILATION_CACHE_DIR': str(folder),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+
 ORIGIN = {'versions': {}, 'git': 'unknown', 'device': {}}
 
 
@@ -103,13 +119,13 @@ def _build_once(each, backbone):
 
 
 @contextlib.contextmanager
-def compiled_once(around=lambda step: step):
-    """While it lasts, equal steps are compiled once, for one device."""
+def compiled_once(around=lambda step: step, mesh=None):
+    """While it lasts, equal steps are compiled once, for one device or `mesh`."""
 
     def make(*arguments):
         return around(_make_train_step(*arguments))
 
-    mesh = one_device()
+    mesh = mesh or one_device()
     with (
         mock.patch.object(training, 'build_stage', _build_once),
         mock.patch.object(training, 'make_train_step', make),

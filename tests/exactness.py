@@ -1,0 +1,109 @@
+"""Ten training steps of every task in float64 on any mesh: what must not depend on the mesh.
+
+In float64, because training multiplies rounding differences (MoCo's by about 100 a step at first):
+in float32 a wrong reduction and a rounding would look alike.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.curriculum import stage_config
+from cxr_jax import parallel
+from cxr_jax import state as states
+from cxr_jax.models import resnet
+from cxr_jax.models.backbone import Backbone
+from cxr_jax.optim import optimizer, rate_factor
+from cxr_jax.tasks import TASKS
+from cxr_jax.tasks.base import Facts
+from cxr_jax.train_step import make_train_step
+
+BATCH, STEPS, SIZE = 32, 10, 40
+DEPTH = 6  # a stem and two blocks
+FACTS = Facts(
+    images=128,
+    batch_size=BATCH,
+    steps_per_epoch=1,
+    devices=8,
+    feature_width=64,
+    classes=('negative', 'typical', 'other'),
+)
+MOCO = {'queue_size': 64, 'hidden': 'auto', 'features': 16}
+# Every task in every way in which it treats batch statistics.
+CASES = {
+    'rot': ('rot', {}),
+    'relloc': ('relloc', {'image_size': 48}),
+    'moco, global batch norm': ('moco', MOCO | {'key_groups': 1}),
+    'moco, shuffled groups': ('moco', MOCO | {'key_groups': 8}),
+    # The queue (2 batches, from step 1) is full at step 3; the prototypes move from step 2 on.
+    'swav': ('swav', {
+        'queue_size': 64, 'queue_start_epoch': 1.0, 'freeze_epochs': 2.0, 'prototypes': 6,
+        'hidden': 'auto', 'features': 16, 'small_crops': 2, 'small_size': 32,
+    }),
+    'classify': ('classify', {}),
+}  # fmt: skip
+
+
+class Network(resnet.ResNet):
+    """ResNet's stem, pooling, one block of stride 1 and one of stride 2."""
+
+    @property
+    def feature_width(self) -> int:
+        return 2 * self.width
+
+
+resnet.STAGE_SIZES[DEPTH], resnet.EXPANSION[DEPTH] = (1, 1), 1
+
+
+def compiled_step(case: str, mesh):
+    """(train step, state at step 0) of the case, in float64."""
+    name, settings = CASES[case]
+    task = dataclasses.replace(TASKS[name](image_size=SIZE), **settings)
+    facts = dataclasses.replace(FACTS, feature_width=16)
+    task, _ = task.resolve(facts)
+    backbone = Backbone(Network(DEPTH, 8, jnp.float64, axis_name=parallel.AXIS), 0.5, 0.25)
+    config = stage_config(name).optimizer
+    factor = rate_factor(config, STEPS, facts.steps_per_epoch)
+    transform = optimizer(config, task.frozen(facts))
+    step = make_train_step(task, backbone, transform, factor, mesh, 'full', gray=0.5)
+    params, stats = backbone.init(jax.random.key(0), SIZE)
+    state = states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.01)
+    return step, parallel.replicate(mesh, jax.device_get(jax.tree.map(widened, state)))
+
+
+def widened(x):
+    return x.astype(jnp.float64) if x.dtype == jnp.float32 else x
+
+
+def batches():
+    """All rows of every batch: smooth images, as noise would be averaged away."""
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        coarse = rng.integers(0, 256, (BATCH, 6, 6, 1)).astype(np.float32)
+        images = jax.image.resize(coarse, (BATCH, 48, 48, 1), 'cubic').clip(0, 255)
+        labels = rng.integers(0, 3, BATCH).astype(np.int32)
+        yield {'image': np.asarray(images, np.uint8), 'label': labels}
+
+
+def train(case: str, mesh) -> dict[str, np.ndarray]:
+    """Every leaf of the state after STEPS steps, and the metrics of each step, by name."""
+    step, state = compiled_step(case, mesh)
+    share = BATCH // jax.process_count()
+    own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    metrics = []
+    for batch in batches():
+        rows = parallel.put_rows(mesh, {name: values[own] for name, values in batch.items()})
+        state, of_step = step(state, rows)
+        metrics.append(jax.device_get(of_step))
+    tree = {'state': states.as_dict(state), 'metrics': metrics}
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_equal(found: dict, expected: dict) -> None:
+    """Equal but for the order of sums in float64, gradients (norm, momentum) included."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-8, atol=1e-8, err_msg=name)

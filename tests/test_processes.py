@@ -1,0 +1,142 @@
+"""Two processes with two devices each do what one process does with one device or four."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax import curriculum, parallel
+from cxr_jax.interrupt import Interrupted
+from tests import exactness, process_worker, tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROCESSES, DEVICES = 2, 2
+SETTINGS = {
+    'stopped_by_two': process_worker.SLOW,
+    'stopped_by_one': process_worker.SLOW,
+    'searched': process_worker.SEARCH,
+}
+
+
+def run_alone(data, workdir, around=lambda step: step, **changes):
+    """curriculum.run in this process, on one device."""
+    config = tiny.make_config(data, 'scratch', store=str(workdir / 'stages'), **changes)
+    with tiny.compiled_once(around):
+        return curriculum.run(config, workdir)
+
+
+def free_port() -> int:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def folder(tiny_data, tmp_path_factory):
+    """What the two processes of process_worker left."""
+    folder = tmp_path_factory.mktemp('processes')
+    (folder / 'data').write_text(str(tiny_data.directory.parents[1]))
+    with pytest.raises(Interrupted, match='step 5 of 8'):
+        run_alone(
+            tiny_data, folder / 'stopped_by_one', tiny.sigterm_at(5), **SETTINGS['stopped_by_one']
+        )
+    command = [sys.executable, '-m', 'tests.process_worker', str(free_port())]
+    workers, said = [], [folder / f'said.{index}' for index in range(PROCESSES)]
+    for index, path in enumerate(said):
+        words = [*command, str(index), str(PROCESSES), str(folder)]
+        with open(path, 'w') as out:
+            workers.append(subprocess.Popen(
+                words, cwd=ROOT, env=tiny.environment(DEVICES), stdout=out,
+                stderr=subprocess.STDOUT,
+            ))  # fmt: skip
+    codes = [worker.wait(timeout=600) for worker in workers]
+    assert codes == [0] * PROCESSES, [path.read_text()[-3000:] for path in said]
+    return folder
+
+
+def told(folder):
+    return [json.loads((folder / f'told.{index}.json').read_text()) for index in range(PROCESSES)]
+
+
+@pytest.mark.parametrize('case', process_worker.CASES)
+def test_training_is_that_of_one_process(case, folder):
+    assert [each['devices'] for each in told(folder)] == [PROCESSES * DEVICES] * PROCESSES
+    with jax.enable_x64(True):
+        expected = exactness.train(case, parallel.data_mesh(jax.devices()[:4]))
+    exactness.assert_equal(dict(np.load(folder / f'{case}.npz')), expected)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tiny_data, tmp_path_factory):
+    """Log rows of the same run on one device."""
+    workdir = tmp_path_factory.mktemp('uninterrupted') / 'run'
+    run_alone(tiny_data, workdir, **SETTINGS['stopped_by_one'])
+    return log_of(workdir)
+
+
+def log_of(workdir):
+    (path,) = workdir.glob('stages/classify-*/metrics.jsonl')
+    return [json.loads(row) for row in path.open()]
+
+
+def test_sigterm_of_one_process_stops_and_saves_all(folder, tiny_data, uninterrupted):
+    """At the next step at which they ask each other; one process goes on from there."""
+    for each in told(folder):
+        assert each['stopped_by_two'] == 'stage classify stopped and saved at step 4 of 8'
+    workdir = folder / 'stopped_by_two'
+    assert not (workdir / curriculum.RESULTS_FILE).exists()
+    run_alone(tiny_data, workdir, **SETTINGS['stopped_by_two'])
+    assert_same_curve(log_of(workdir), uninterrupted, sessions=[1] * 4 + [2] * 4)
+
+
+def test_two_processes_go_on_where_one_stopped(folder, uninterrupted):
+    for each in told(folder):
+        assert each['stopped_by_one'] == each['searched'] == 'finished'
+    rows = log_of(folder / 'stopped_by_one')
+    assert_same_curve(rows, uninterrupted, sessions=[1] * 5 + [2] * 3)
+
+
+def assert_same_curve(rows, expected, sessions):
+    assert [row['session'] for row in rows] == sessions
+    for name in ('loss', 'grad_norm'):
+        found, wanted = ([row[name] for row in log] for log in (rows, expected))
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, err_msg=name)
+        assert min(np.abs(np.diff(wanted))) > 1e-3
+
+
+@pytest.mark.parametrize('name', ('stopped_by_one', 'searched'))
+def test_every_test_image_is_evaluated_once(name, folder, tiny_data):
+    """Nine images in batches of eight over four devices; the figures are those of one device."""
+    workdir = folder / name
+    assert tiny_data.counts['test'] % 8
+    written = dict(np.load(workdir / curriculum.PREDICTIONS_FILE))
+    results = json.loads((workdir / curriculum.RESULTS_FILE).read_text())
+    for file in (curriculum.PREDICTIONS_FILE, curriculum.RESULTS_FILE):
+        (workdir / file).unlink()
+    # The stages are found finished: only the evaluation runs again.
+    alone = run_alone(tiny_data, workdir, tiny.no_training, **SETTINGS[name])
+    expected = dict(np.load(workdir / curriculum.PREDICTIONS_FILE))
+    assert len(expected['labels']) == tiny_data.counts['test']
+    for field, values in expected.items():
+        if values.dtype.kind == 'f':
+            np.testing.assert_allclose(written[field], values, atol=1e-5, err_msg=field)
+        else:
+            np.testing.assert_array_equal(written[field], values, err_msg=field)
+    assert results['params_sha256'] == alone['params_sha256']
+
+
+def test_the_search_chooses_as_one_process(folder, tiny_data, tmp_path):
+    run_alone(tiny_data, tmp_path / 'alone', **process_worker.SEARCH)
+    found, expected = (
+        json.loads(next(root.glob('stages/classify-*/search.json')).read_text())
+        for root in (folder / 'searched', tmp_path / 'alone')
+    )
+    assert [t['lr'] for t in found['trials']] == [t['lr'] for t in expected['trials']]
+    assert [t['chosen'] for t in found['trials']] == [t['chosen'] for t in expected['trials']]
+    for one, other in zip(found['trials'], expected['trials'], strict=True):
+        np.testing.assert_allclose(one['losses'], other['losses'], rtol=1e-4)
+        np.testing.assert_allclose(one['values'], other['values'], atol=1e-6)
