@@ -99,7 +99,11 @@ def run(
                   EXIT_CODE)  # fmt: skip
     except Exception as error:
         advice = _system_trouble(error)
-        _complain(advice or traceback.format_exc(), 2 if advice else 1)
+        if advice:
+            _complain(advice, 2)
+        if not hosts.connected():
+            raise
+        _complain(traceback.format_exc(), 1)
 
 
 def named_config() -> tuple[str, dict]:

@@ -100,9 +100,14 @@ def _run(config, data, mesh, plan: Plan, workdir: pathlib.Path, banner: str, com
 
 
 def open_data(config: ConfigDict) -> PreparedData:
-    """The prepared set that `config.data` names."""
-    data = config.data
-    return open_prepared(data.dir or DATA_DIR, data.name, data.size, data.masks)
+    """The prepared set that `config.data` names, the same one for every process."""
+    section = config.data
+    data = open_prepared(section.dir or DATA_DIR, section.name, section.size, section.masks)
+    if len(set(hosts.gather(data.fingerprint))) > 1:
+        raise UserError(
+            f'{data.directory} holds different data on different hosts; copy one of them to all.'
+        )
+    return data
 
 
 def store_of(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:

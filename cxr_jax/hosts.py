@@ -35,11 +35,16 @@ def connect(address: str | None, number: int | None, index: int | None) -> None:
         ) from None
 
 
+def connected() -> bool:
+    """Whether this run was started over several processes."""
+    return jax.distributed.is_initialized()
+
+
 def leave(code: int) -> None:
     """Ends this process after a failure; the others may be waiting for it and never end."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if not jax.distributed.is_initialized():
+    if not connected():
         sys.exit(code)
     if is_first():
         # Its end ends the others at once, who may have the same to tell.

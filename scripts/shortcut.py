@@ -19,18 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import curriculum, embedded, parallel
+from cxr_jax import curriculum, embedded
 from cxr_jax.comparison import aligned, paired_difference
 from cxr_jax.compilation import use_cache
-from cxr_jax.evaluate import Predictions, predict
 from cxr_jax.files import write_text
+from cxr_jax.finished import find_classifier
 from cxr_jax.interrupt import EXIT_CODE, Interrupted
 from cxr_jax.metrics import attention_figures, classification_figures
-from cxr_jax.models.backbone import build_backbone
-from cxr_jax.plan import make_plan
 from cxr_jax.report.formats import interval, percent, plain
 from cxr_jax.report.page import table
-from cxr_jax.stage import run_stage
 from data_pipelines.errors import UserError
 from data_pipelines.identity import SALT_FILE
 from data_pipelines.prepare import prepare
@@ -84,24 +81,6 @@ def make_config(data_dir: Path, region: str, epochs: int) -> ConfigDict:
     return config
 
 
-def predict_unseen(config: ConfigDict, workdir: Path) -> Predictions:
-    """Predictions of a finished run for the validation split of its own set."""
-    config = ConfigDict(config.to_dict())
-    data, mesh = curriculum.open_data(config), parallel.data_mesh()
-    plan = make_plan(config, data, mesh.size)
-    stage = plan.stages[-1]
-    contract = data.contract(stage.region)
-    backbone = build_backbone(config.backbone, contract['mean'], contract['std'])
-    parent = curriculum.initial_backbone(config, backbone, stage.task.image_size)
-    record = curriculum.origin(config, data, plan.notes[stage.name])
-    store = curriculum.store_of(config, workdir)
-    trained = run_stage(stage, backbone, parent, mesh, store, record).variables
-    return predict(
-        stage.task, backbone, trained, stage.data, mesh, stage.region, 'validation',
-        config.eval.batch_size,
-    )  # fmt: skip
-
-
 def run_one(data_dir: Path, region: str, marker: str, epochs: int, workdir: Path) -> dict:
     """Trains and evaluates one classifier, or finds it; its tables of predictions."""
     config = make_config(data_dir, region, epochs)
@@ -109,7 +88,8 @@ def run_one(data_dir: Path, region: str, marker: str, epochs: int, workdir: Path
     curriculum.run(config, workdir, embedded.BANNER, command)
     with np.load(workdir / curriculum.PREDICTIONS_FILE) as predictions:
         tested = dict(predictions)
-    found = predict_unseen(config, workdir)
+    # The validation split of its own set: unseen patients, whose marker is that of training.
+    found = find_classifier(config, workdir).predict('validation')
     unseen = {name: getattr(found, name) for name in curriculum.PREDICTIONS}
     return {'region': region, 'marker': marker, 'test': tested, 'unseen': unseen}
 

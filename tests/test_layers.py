@@ -14,7 +14,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('
 # package also from itself; tasks know of the models no more than the heads.
 LAYERS = """
 segment study main
-command_line
+command_line finished
 curriculum
 plan report
 stage segmenter
