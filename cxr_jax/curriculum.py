@@ -1,7 +1,5 @@
 """The method, top to bottom: backbone -> stage -> stage -> classifier -> evaluation -> report."""
 
-import contextlib
-import json
 import pathlib
 
 import jax
@@ -13,18 +11,17 @@ from cxr_jax import state as states
 from cxr_jax.claim import Claim
 from cxr_jax.embedded import DATA_DIR
 from cxr_jax.evaluate import gallery_arrays, predict
-from cxr_jax.files import write_atomically, write_json
+from cxr_jax.files import write_atomically
 from cxr_jax.metrics import BOXES, attention_figures, classification_figures
 from cxr_jax.models.backbone import build_backbone, network_name
 from cxr_jax.models.torch_weights import load_weights
 from cxr_jax.plan import Plan, make_plan
 from cxr_jax.stage import Outcome, run_stage
 from cxr_jax.training import stage_seed
+from cxr_jax.workdir import claim_workdir
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import PreparedData, open_prepared
 
-RUN_FILE = 'run.json'
-RESULTS_FILE = 'results.json'
 PREDICTIONS_FILE = 'predictions.npz'
 # What it holds of every labelled test image: fields of evaluate.Predictions.
 PREDICTIONS = (
@@ -118,64 +115,6 @@ def store_of(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 def _save_table(path: pathlib.Path, table: dict) -> None:
     with open(path, 'wb') as file:  # np.savez would add a suffix to a path
         np.savez_compressed(file, **table)
-
-
-def claim_workdir(
-    workdir: pathlib.Path, config: ConfigDict, data: PreparedData, last_key: str
-) -> dict | None:
-    """Results if this very run is finished there, `last_key` being its last stage's.
-
-    UserError if the workdir holds results of another run, or one on other data. A run that did not
-    finish may be started again with other settings: what it trained lies in the store.
-    """
-    settings = provenance.plain(config.to_dict())
-    # Where things lie, and what is kept or computed again, does not change what comes out.
-    for section, name in (
-        (settings, 'store'),
-        (settings['data'], 'dir'),
-        (settings['data'], 'on_device'),
-        (settings.get('backbone', {}), 'remat'),
-    ):
-        section.pop(name, None)
-    identity = {'config': settings, 'data': data.fingerprint, 'last_stage': last_key}
-    path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
-    if path.is_file():
-        before = json.loads(path.read_text())
-        last = before.pop('last_stage', '')
-        differences = _differences(before, {k: identity[k] for k in before})
-        if not differences and last != last_key:
-            # Another weights file of the same name, another compute dtype, another stage format.
-            differences = f'  the stages themselves: {last}, {last_key}'
-        if differences and (results.is_file() or before['data'] != data.fingerprint):
-            raise UserError(
-                f'{workdir} holds a run with other settings or data, which this one would '
-                f'overwrite; give another --workdir, or delete it. (There, here):\n{differences}'
-            )
-        if not differences and results.is_file():
-            with contextlib.suppress(json.JSONDecodeError):  # damaged: written anew
-                return json.loads(results.read_text())
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
-    return None
-
-
-def _differences(before: dict, now: dict) -> str:
-    old, new = _flat(before), _flat(now)
-    return '\n'.join(
-        f'  {name}: {old.get(name)!r}, {new.get(name)!r}'
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    )
-
-
-def _flat(tree: dict, prefix: str = '') -> dict:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f'{prefix}{name}.')
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def initial_backbone(config: ConfigDict, backbone, size: int) -> dict:
@@ -296,5 +235,3 @@ def _stage_row(stage, outcome: Outcome, notes: list[str]) -> dict:
         'search': manifest['search'],
         'notes': notes,
     }
-
-

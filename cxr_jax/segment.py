@@ -23,6 +23,7 @@ from cxr_jax.embedded import DATA_DIR
 from cxr_jax.overlap import dice_and_iou, mean_figures
 from cxr_jax.report import segmentation
 from cxr_jax.stage import run_stage
+from cxr_jax.workdir import claim_workdir
 from data_pipelines import lung_quality, masks
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import PreparedData, Records, open_prepared
@@ -70,7 +71,7 @@ def train(config: ConfigDict, data: PreparedData, workdir: pathlib.Path, command
     check_config(config, mesh.size)
     parts = masked_parts(data, config.folds)
     stages = [segmenter.make_stage(config, part, mesh.size) for part in parts]
-    found = curriculum.claim_workdir(workdir, config, data, stages[-1].key)
+    found = claim_workdir(workdir, config, data, stages[-1].key)
     if found:
         print(segmentation.format_table(found))
         return found

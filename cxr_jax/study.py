@@ -23,6 +23,7 @@ from cxr_jax.report.study_console import format_study
 from cxr_jax.report.study_writer import write_study
 from cxr_jax.seed_means import summarise
 from cxr_jax.stage_store import MANIFEST, StageDirectory
+from cxr_jax.workdir import RESULTS_FILE
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import PreparedData
 
@@ -249,7 +250,7 @@ def assemble(
         'command': command,
         'banner': banner,
         'classes': list(data.classes),
-        'data': json.loads((jobs[0].workdir / curriculum.RESULTS_FILE).read_text())['data'],
+        'data': json.loads((jobs[0].workdir / RESULTS_FILE).read_text())['data'],
         'regions': list(config.regions),
         'seeds': list(config.seeds),
         'curricula': runs,
@@ -260,7 +261,7 @@ def assemble(
 
 
 def _run_row(job: Job, workdir: pathlib.Path) -> dict:
-    results = json.loads((job.workdir / curriculum.RESULTS_FILE).read_text())
+    results = json.loads((job.workdir / RESULTS_FILE).read_text())
     return {
         'name': job.name,
         'tasks': list(job.tasks),

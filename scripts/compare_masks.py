@@ -14,9 +14,9 @@ import sys
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import curriculum
 from cxr_jax.finished import find_classifier
 from cxr_jax.overlap import mean_figures
+from cxr_jax.workdir import RUN_FILE
 from data_pipelines.errors import UserError
 
 COLUMNS = ('ail_stored', 'ail_masks', 'area_stored', 'area_masks')
@@ -24,7 +24,7 @@ COLUMNS = ('ail_stored', 'ail_masks', 'area_stored', 'area_masks')
 
 def both_masks(workdir: pathlib.Path, masks: str, data_dir: str, store: str):
     """(table [N, 4] of COLUMNS in [0, 1], patients [N]) of the test images with both masks."""
-    config = ConfigDict(json.loads((workdir / curriculum.RUN_FILE).read_text())['config'])
+    config = ConfigDict(json.loads((workdir / RUN_FILE).read_text())['config'])
     config.data.dir, config.store = data_dir, store
     classifier = find_classifier(config, workdir)
     data = classifier.stage.data

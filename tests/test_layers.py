@@ -17,7 +17,7 @@ segment study main
 command_line finished
 curriculum
 plan report
-stage segmenter
+stage segmenter workdir
 lr_search
 validation trials_together
 training evaluate seed_means

@@ -12,6 +12,7 @@ import pytest
 
 from cxr_jax import curriculum, parallel
 from cxr_jax.interrupt import Interrupted
+from cxr_jax.workdir import RESULTS_FILE
 from tests import exactness, process_worker, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def test_sigterm_of_one_process_stops_and_saves_all(folder, tiny_data, uninterru
     for each in told(folder):
         assert each['stopped_by_two'] == 'stage classify stopped and saved at step 4 of 8'
     workdir = folder / 'stopped_by_two'
-    assert not (workdir / curriculum.RESULTS_FILE).exists()
+    assert not (workdir / RESULTS_FILE).exists()
     run_alone(tiny_data, workdir, **SETTINGS['stopped_by_two'])
     assert_same_curve(log_of(workdir), uninterrupted, sessions=[1] * 4 + [2] * 4)
 
@@ -114,8 +115,8 @@ def test_every_test_image_is_evaluated_once(name, folder, tiny_data):
     workdir = folder / name
     assert tiny_data.counts['test'] % 8
     written = dict(np.load(workdir / curriculum.PREDICTIONS_FILE))
-    results = json.loads((workdir / curriculum.RESULTS_FILE).read_text())
-    for file in (curriculum.PREDICTIONS_FILE, curriculum.RESULTS_FILE):
+    results = json.loads((workdir / RESULTS_FILE).read_text())
+    for file in (curriculum.PREDICTIONS_FILE, RESULTS_FILE):
         (workdir / file).unlink()
     # The stages are found finished: only the evaluation runs again.
     alone = run_alone(tiny_data, workdir, tiny.no_training, **SETTINGS[name])
