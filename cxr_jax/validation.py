@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax import hosts, parallel
@@ -82,7 +81,7 @@ def _make_task_step(stage: Stage, program: Program):
     compiled = parallel.sharded(step, program.mesh, (False, True, False), False)
 
     def run(state, batch, number):
-        return compiled(state, parallel.put_rows(program.mesh, batch), jnp.asarray(number))
+        return compiled(state, parallel.put_rows(program.mesh, batch), number)
 
     return run
 

@@ -18,12 +18,20 @@ from tests import exactness, tiny
 
 CASES = ('rot', 'moco, shuffled groups', 'swav')
 STOPPED_AT = 3  # the step in which the last process gets SIGTERM
-SEARCH = {
-    f'stage.classify.search.{name}': value
-    for name, value in {'protocol': 'thesis', 'low': 0.001, 'count': 2, 'epochs': 1}.items()
-}
-# At its usual rate the training would multiply the rounding of float32 by more each step.
+# At their usual rates trainings multiply the rounding of float32 by more each step.
 SLOW = {'stage.classify.optimizer.lr': 1e-4}
+GRID = {'protocol': 'thesis', 'low': 1e-4, 'high': 1e-3, 'count': 2, 'epochs': 1}
+SEARCH = {
+    f'stage.{task}.search.{name}': value
+    for name, value in GRID.items()
+    for task in ('rot', 'classify')
+}
+# Curriculum and changed settings of every run.
+RUNS = {
+    'stopped_by_two': ('scratch', SLOW),
+    'stopped_by_one': ('scratch', SLOW),
+    'searched': ('rot', SEARCH),
+}
 LOG_STEPS = 2  # the processes ask each other after so many
 
 
@@ -35,9 +43,15 @@ def exact(folder: pathlib.Path, mesh) -> None:
             hosts.on_first(lambda case=case, found=found: np.savez(folder / case, **found))
 
 
-def whole_run(data, mesh, workdir: pathlib.Path, around, **changes) -> str:
+def config_of(name: str, data, workdir: pathlib.Path):
+    """Config of one of RUNS, with a store of its own."""
+    tasks, changes = RUNS[name]
+    return tiny.make_config(data, tasks, store=str(workdir / 'stages'), **changes)
+
+
+def whole_run(name: str, data, mesh, workdir: pathlib.Path, around) -> str:
     """What a run says at its end: 'finished', or that it was interrupted."""
-    config = tiny.make_config(data, 'scratch', store=str(workdir / 'stages'), **changes)
+    config = config_of(name, data, workdir)
     try:
         with tiny.compiled_once(around, mesh):
             curriculum.run(config, workdir)
@@ -60,12 +74,9 @@ def main() -> None:
     told = {'devices': mesh.size, 'pid': os.getpid()}
     exact(folder, mesh)
     stop = tiny.sigterm_at(STOPPED_AT) if last else as_it_is
-    for name, around, changes in (
-        ('stopped_by_two', stop, SLOW),
-        ('stopped_by_one', as_it_is, SLOW),
-        ('searched', as_it_is, SEARCH),
-    ):
-        told[name] = whole_run(data, mesh, folder / name, around, **changes)
+    for name in RUNS:
+        around = stop if name == 'stopped_by_two' else as_it_is
+        told[name] = whole_run(name, data, mesh, folder / name, around)
     (folder / f'told.{index}.json').write_text(json.dumps(told))
 
 
