@@ -2,17 +2,23 @@
 
 One process writes and reads them, as arrays that belong to no device: every process holds the whole
 state, and the number of devices and of processes may change on resume.
+
+    python -m cxr_jax.checkpoint inspect DIR
+
+tells what is in one: see cxr_jax.inspection.
 """
 
 import os
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from cxr_jax import inspection
 from cxr_jax.state import as_dict, sha256
 
 
@@ -91,3 +97,7 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
     """Orbax options that keep it from waiting for the other processes."""
     own = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
+if __name__ == '__main__':
+    sys.exit(inspection.main(sys.argv[1:]))

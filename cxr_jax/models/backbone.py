@@ -84,5 +84,7 @@ def smallest_image(depth: int) -> int:
 def build_backbone(config, mean: float, std: float) -> Backbone:
     """Backbone of `config.backbone` for images whose [0, 1] values have this mean and std."""
     dtype = jnp.dtype(compute_dtype(config.dtype))
-    network = build_network(config.depth, config.width, dtype=dtype, axis_name=AXIS)
+    network = build_network(
+        config.depth, config.width, dtype=dtype, axis_name=AXIS, remat=config.remat
+    )
     return Backbone(network, float(mean), float(std), config.channels)

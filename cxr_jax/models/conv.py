@@ -2,8 +2,7 @@
 
 On accelerators every convolution is XLA's. On CPU XLA's gradients are the bottleneck of a ResNet's
 train step, so there every convolution is written as matrix products, which run near the cores'
-peak, and so are their gradients then; max-pooling, whose gradient costs more than a block, is
-rewritten too.
+peak, and so are their gradients then.
 """
 
 import functools
@@ -26,7 +25,7 @@ def conv2d(x, kernel, stride: int = 1, padding: int = 0):
     if jax.default_backend() != 'cpu':
         return xla_convolution(x, kernel, stride, padding)
     if kernel.shape[0] == 1:
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return product(x[:, ::stride, ::stride], kernel[0, 0])
     if (
         (kernel.shape[0], stride, padding) == (3, 1, 1)
         and x.shape[2] >= MIN_WINOGRAD_WIDTH
@@ -47,6 +46,15 @@ def xla_convolution(x, kernel, stride: int, padding: int):
     )
 
 
+def product(x, kernel):
+    """x [..., C] @ kernel [C, O].
+
+    Of two matrices: for the kernel's gradient XLA would first transpose a gradient of more axes,
+    and compute all that it comes from (batch norm's, ReLU's) once more in that order.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def patches_matmul(x, kernel, stride: int, padding: int):
     """conv2d as one product: for every output pixel, the inputs under the kernel's taps."""
     size, _, channels, features = kernel.shape
@@ -58,7 +66,7 @@ def patches_matmul(x, kernel, stride: int, padding: int):
         for i in range(size)
         for j in range(size)
     ]
-    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(size * size * channels, features)
+    return product(jnp.concatenate(taps, -1), kernel.reshape(size * size * channels, features))
 
 
 def winograd(x, kernel):
@@ -75,14 +83,9 @@ def winograd(x, kernel):
     inputs = [_input_transform(row, 2) for row in _input_transform(x, 1)]
     taps = [_kernel_transform(row) for row in _kernel_transform(kernel)]
     # Sixteen products, not one batched: stacking their operands would cost as much as the products.
-    products = [
-        [(inputs[i][j].reshape(-1, channels) @ taps[i][j]) for j in range(4)] for i in range(4)
-    ]
+    products = [[product(inputs[i][j], taps[i][j]) for j in range(4)] for i in range(4)]
     columns = [_output_transform([products[i][j] for i in range(4)]) for j in range(4)]
-    outputs = [
-        jnp.stack([y.reshape(*tiles, features) for y in _output_transform(row)], axis=3)
-        for row in zip(*columns, strict=True)
-    ]
+    outputs = [jnp.stack(_output_transform(row), axis=3) for row in zip(*columns, strict=True)]
     y = jnp.stack(outputs, axis=2).reshape(batch, 2 * tiles[1], 2 * tiles[2], features)
     return y[:, :height, :width]
 
@@ -114,11 +117,12 @@ def _output_transform(products):
 
 
 def max_pool(x):
-    """3x3 maximum with stride 2 and padding 1: [B, H, W, C] -> [B, (H+1)//2, (W+1)//2, C]."""
-    if jax.default_backend() != 'cpu':
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    # XLA's CPU gradient of a window maximum is slower than that of a maximum of three slices, once
-    # along each axis, by a factor of ten.
+    """3x3 maximum with stride 2 and padding 1: [B, H, W, C] -> [B, (H+1)//2, (W+1)//2, C].
+
+    Equal maxima share the gradient; PyTorch gives it to the first.
+    """
+    # Slices along one axis, then the other: the gradient of XLA's window maximum is ten times
+    # slower on CPU, and on GPUs its sums come in any order, which a deterministic run forbids.
     for axis in (1, 2):
         length = (x.shape[axis] - 1) // 2 * 2 + 1
         pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
@@ -129,17 +133,21 @@ def max_pool(x):
 
 
 class Conv(nn.Module):
-    """Convolution without bias; parameter `kernel` [k, k, C, O], Kaiming normal over fan-out."""
+    """Convolution without bias; parameter `kernel` [k, k, C, O], Kaiming normal over `fan`.
+
+    Torchvision's initialisation is over fan_out in its ResNets, over fan_in in its DenseNets.
+    """
 
     features: int
     size: int
     stride: int = 1
     padding: int = 0
     dtype: jnp.dtype = jnp.float32
+    fan: str = 'fan_out'
 
     @nn.compact
     def __call__(self, x):
-        init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+        init = nn.initializers.variance_scaling(2.0, self.fan, 'normal')
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param('kernel', init, shape, jnp.float32)
         return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cxr_jax.models.conv import conv2d, max_pool
+from cxr_jax.models.conv import Conv, max_pool
 from cxr_jax.models.norm import BatchNorm
 from data_pipelines.errors import UserError
 
@@ -17,23 +17,6 @@ DEPTH = 121
 LAYERS = (6, 12, 24, 16)  # of the dense blocks
 BOTTLENECK = 4  # channels of a layer's 1x1 convolution, in growths
 SMALLEST_IMAGE = 29  # pixels; below, the last transition has nothing left to halve
-
-
-class Conv(nn.Module):
-    """conv.Conv, but Kaiming normal over fan-in: torchvision's initialisation of its DenseNets."""
-
-    features: int
-    size: int
-    stride: int = 1
-    padding: int = 0
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param('kernel', init, shape, jnp.float32)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
 
 
 class DenseLayer(nn.Module):
@@ -75,12 +58,14 @@ class DenseNet(nn.Module):
     """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], at least float32.
 
     `width` of the stem (64 in the paper), of which each layer adds half; `dtype` of the computation
-    (parameters and statistics stay float32). UserError for images too small to be halved 5 times.
+    (parameters and statistics stay float32). `remat`: compute each layer again for its gradient
+    instead of keeping it. UserError for images too small to be halved 5 times.
     """
 
     width: int = 64
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @property
     def growth(self) -> int:
@@ -102,18 +87,20 @@ class DenseNet(nn.Module):
             )
 
         def conv(*args, **kwargs):
-            return Conv(*args, dtype=self.dtype, **kwargs)
+            return Conv(*args, dtype=self.dtype, fan='fan_in', **kwargs)
 
         def norm(**kwargs):
             return BatchNorm(axis_name=self.axis_name, groups=groups, **kwargs)
 
+        # Argument 2 is `train`, behind the layer itself and x.
+        layer = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         x = conv(self.width, 7, 2, 3, name='features_conv0')(x)
         x = nn.relu(norm(name='features_norm0')(x, train))
         x = max_pool(x)
         for i, layers in enumerate(LAYERS, 1):
             for j in range(1, layers + 1):
                 name = f'features_denseblock{i}_denselayer{j}'
-                x = DenseLayer(self.growth, conv, norm, name=name)(x, train)
+                x = layer(self.growth, conv, norm, name=name)(x, train)
             if i < len(LAYERS):
                 x = Transition(conv, norm, name=f'features_transition{i}')(x, train)
         x = nn.relu(norm(name='features_norm5')(x, train))

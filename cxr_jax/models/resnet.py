@@ -47,13 +47,15 @@ class ResNet(nn.Module):
     """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], at least float32.
 
     `depth` 18, 34, 50 or 101; `width` of the stem (64 in the paper); `dtype` of the computation
-    (parameters and statistics stay float32).
+    (parameters and statistics stay float32). `remat`: compute each block again for its gradient
+    instead of keeping it.
     """
 
     depth: int = 50
     width: int = 64
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @property
     def feature_width(self) -> int:
@@ -67,12 +69,14 @@ class ResNet(nn.Module):
         def norm(**kwargs):
             return BatchNorm(axis_name=self.axis_name, groups=groups, **kwargs)
 
+        # Argument 2 is `train`, behind the block itself and x.
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = conv(self.width, 7, 2, 3, name='conv1')(x)
         x = nn.relu(norm(name='bn1')(x, train))
         x = max_pool(x)
         for i, blocks in enumerate(STAGE_SIZES[self.depth]):
             for j in range(blocks):
-                x = Block(
+                x = block(
                     width=self.width * 2**i,
                     stride=2 if i > 0 and j == 0 else 1,
                     bottleneck=EXPANSION[self.depth] == 4,
