@@ -1,7 +1,7 @@
 """The command line of every program: config, overrides, several processes, errors, exit codes.
 
 Exit codes: 0 finished, 2 a mistake to correct (one paragraph on stderr), 75 stopped by SIGTERM or
-Ctrl-C with everything saved: the same command goes on.
+Ctrl-C with everything saved, or another process is at work on the same: the same command goes on.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cxr_jax import hosts
+from cxr_jax import hosts, memory
+from cxr_jax.claim import Busy, Lost
 from cxr_jax.compilation import use_cache
 from cxr_jax.interrupt import EXIT_CODE, Interrupted
 from data_pipelines.errors import UserError
@@ -71,17 +72,8 @@ def run(
             )
         if CONFIG.value is None:
             raise UserError(f'No config was named; try {example}.')
-        if DETERMINISTIC.value:
-            # Before JAX starts its backend. Stands for no autotuning and no atomic additions.
-            before = os.environ.get('XLA_FLAGS', '')
-            os.environ['XLA_FLAGS'] = f'{before} --xla_gpu_deterministic_ops=true'
-        if not DISTRIBUTED.value:
-            main(*command)
-            return
-        hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        with open(os.devnull, 'w') as nowhere, contextlib.ExitStack() as stack:
-            if not hosts.is_first():
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
+        with contextlib.ExitStack() as until_the_end:
+            _start_jax(until_the_end)
             main(*command)
 
     use_cache()
@@ -89,6 +81,8 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app.run(checked, flags_parser=functools.partial(_parse_flags, example, in_argument))
+    except (Busy, Lost) as error:
+        _complain(str(error), EXIT_CODE)
     except UserError as error:
         _complain(str(error), 2)
     except Interrupted as stopped:
@@ -104,6 +98,20 @@ def run(
         if not hosts.connected():
             raise
         _complain(traceback.format_exc(), 1)
+
+
+def _start_jax(until_the_end: contextlib.ExitStack) -> None:
+    """What the flags say of JAX, before anything is computed."""
+    if DETERMINISTIC.value:
+        # Includes: no autotuning, whose choice of kernels differs from run to run.
+        before = os.environ.get('XLA_FLAGS', '')
+        os.environ['XLA_FLAGS'] = f'{before} --xla_gpu_deterministic_ops=true'
+    if DISTRIBUTED.value:
+        hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        if not hosts.is_first():
+            nowhere = until_the_end.enter_context(open(os.devnull, 'w'))
+            until_the_end.enter_context(contextlib.redirect_stdout(nowhere))
+    memory.keep_freed_memory()
 
 
 def named_config() -> tuple[str, dict]:

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import math
+import os
 import pathlib
 import re
 import sys
@@ -17,7 +18,7 @@ import sys
 import numpy as np
 import tensorstore
 
-from cxr_jax.stage_store import MANIFEST
+from cxr_jax.stage_store import MANIFEST, SESSIONS
 from data_pipelines.errors import UserError
 
 USAGE = 'python -m cxr_jax.checkpoint inspect DIR'
@@ -48,10 +49,12 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) != 2 or argv[0] != 'inspect':
             raise UserError(f'{" ".join(argv)!r} is not understood; the command is {USAGE}.')
-        print(describe(pathlib.Path(argv[1])))
+        print(describe(pathlib.Path(argv[1])), flush=True)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head`: what is left would be flushed at exit, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -136,9 +139,12 @@ def stage_chain(stage: pathlib.Path) -> list[tuple[str, str, dict | None]]:
         path = stage / MANIFEST
         manifest = _read_json(path) if path.is_file() else None
         chain.append((task, key, manifest))
-        if not (manifest and manifest['parent_key']):
+        known = manifest
+        if not known and (stage / SESSIONS).is_file():
+            known = _read_json(stage / SESSIONS)
+        key = (known or {}).get('parent_key')
+        if not key:
             return chain
-        key = manifest['parent_key']
         folders = sorted(stage.parent.glob(f'*-{key}'))
         if not folders:
             return [*chain, ('?', key, None)]
@@ -156,10 +162,7 @@ def _chain_lines(stage: pathlib.Path, step: pathlib.Path) -> list[str]:
         elif number:
             rows.append((arrow + task, key, '', 'not in this store'))
         else:
-            facts = (
-                f'unfinished, at step {_number(step)}; its parent and rate are recorded at its end'
-            )
-            rows.append((task, key, '', facts))
+            rows.append((task, key, '', f'unfinished, at step {_number(step)}'))
     return _table(rows, right=())
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the training loop to save and leave; a second signal leaves at once."""
+"""SIGTERM and Ctrl-C ask the training loop to save and leave; a second Ctrl-C leaves at once."""
 
 import signal
 
@@ -19,7 +19,10 @@ class InterruptFlag:
     def _handle(self, signum, frame):
         del frame
         self.raised = True
-        self._restore(signum)
+        # SIGTERM comes from machines, often twice (systemd's to the whole group, a loop's): the
+        # second one must not cut the saving short.
+        if signum == signal.SIGINT:
+            self._restore(signum)
 
     def _restore(self, signum):
         # None stands for a handler that was not installed by Python.

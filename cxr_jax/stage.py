@@ -15,7 +15,7 @@ from cxr_jax.claim import Claim
 from cxr_jax.files import write_json
 from cxr_jax.lr_search import SEARCH_FILE, chosen_stage, search
 from cxr_jax.progress import read_metrics
-from cxr_jax.stage_store import StageDirectory
+from cxr_jax.stage_store import SESSIONS, StageDirectory
 from cxr_jax.training import Stage, build_program, train
 from cxr_jax.validation import Programs
 
@@ -79,7 +79,7 @@ def _train_stage(
         stage = search(stage, partial, programs)
 
     def started(step: int):
-        sessions.extend(record_session(partial, provenance, step))
+        sessions.extend(record_session(partial, stage.parent_key, provenance, step))
 
     total = stage.total_steps
     state, log = train(stage, programs.of(stage), partial, total, started)
@@ -109,12 +109,14 @@ def _train_stage(
     return hosts.on_first(finish)
 
 
-def record_session(partial: pathlib.Path, provenance: dict, step: int) -> list[dict]:
+def record_session(
+    partial: pathlib.Path, parent_key: str | None, provenance: dict, step: int
+) -> list[dict]:
     """All sessions of this stage, this one last: its first step, versions, git state, device."""
-    path = partial / 'sessions.json'
+    path = partial / SESSIONS
     before = json.loads(path.read_text())['sessions'] if path.is_file() else []
     own = {'step': step} | {k: provenance[k] for k in ('versions', 'git', 'device')}
-    write_json(path, {'sessions': [*before, own]})
+    write_json(path, {'parent_key': parent_key, 'sessions': [*before, own]})
     return [*before, own]
 
 

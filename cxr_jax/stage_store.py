@@ -15,6 +15,7 @@ from cxr_jax.claim import Claim
 from cxr_jax.files import rename, write_json
 
 MANIFEST = 'manifest.json'
+SESSIONS = 'sessions.json'  # written when training begins
 
 
 def content_key(content: dict) -> str:

@@ -1,11 +1,18 @@
 """Measure speed, one JSON line per result on stdout.
 
-    python scripts/bench.py step       the train step's CPU lowering against XLA's own operations
-    python scripts/bench.py input      the loader against TFDS's own reading, record by record
-    python scripts/bench.py ingest     reading DICOM files against the obvious pydicom script
+    python scripts/bench.py step [--against torch]   the train step against XLA's own convolutions,
+                                                     or against PyTorch
+    python scripts/bench.py views [--task moco]      share of each task's views in its step
+    python scripts/bench.py train [--task moco]      steps with their data against steps alone
+    python scripts/bench.py together [--task moco]   eight learning rates in one step
+    python scripts/bench.py start                    from the command to its first step
+    python scripts/bench.py input                    the loader against TFDS's own reading
+    python scripts/bench.py ingest                   reading DICOM files against the obvious script
+    python scripts/bench.py checkpoint               saving and restoring a whole state
+    python scripts/bench.py scale                    1 to 8 devices; 1,000 to 100,000 images
 
-The sides take turns in one process, so that a busy machine slows all; medians and the least and
-largest value of all rounds are given.
+Sides that are compared take turns, so that a busy machine slows all; medians and the least and
+largest value of all --rounds are given.
 """
 
 import argparse
@@ -14,19 +21,46 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripts.benches import data, step  # noqa: E402
+from cxr_jax.tasks import TASKS  # noqa: E402
+from scripts.benches import checkpoint, data, scale, start, step, train, views  # noqa: E402
 
-BENCHES = {'step': step.bench_step, 'input': data.bench_input, 'ingest': data.bench_ingest}
 
-
-def main() -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """`run`, the function of the bench that was named, and its own flags with their values."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('bench', choices=BENCHES)
-    parser.add_argument('--rounds', type=int, default=5)
-    arguments = parser.parse_args()
-    BENCHES[arguments.bench](arguments.rounds)
+    benches = parser.add_subparsers(dest='bench', required=True)
+
+    def add(name: str, function, rounds: int = 5) -> argparse.ArgumentParser:
+        bench = benches.add_parser(name, help=function.__doc__.partition('\n')[0])
+        bench.add_argument('--rounds', type=int, default=rounds)
+        bench.set_defaults(run=function)
+        return bench
+
+    add('step', step.bench_step).add_argument('--against', choices=('xla', 'torch'), default='xla')
+    add('views', views.bench_views).add_argument(
+        '--task', dest='tasks', nargs='+', choices=TASKS, default=tuple(TASKS)
+    )
+    add('train', train.bench_train).add_argument(
+        '--task', dest='tasks', nargs='+', choices=TASKS, default=train.TASKS
+    )
+    add('together', train.bench_together).add_argument('--task', choices=TASKS, default='moco')
+    add('start', start.bench_start, rounds=3)
+    add('input', data.bench_input)
+    add('ingest', data.bench_ingest)
+    add('checkpoint', checkpoint.bench_checkpoint)
+    more = add('scale', scale.bench_scale)
+    more.add_argument('--task', choices=TASKS, default='classify')
+    more.add_argument('--devices', type=int, nargs='*', default=scale.DEVICES)
+    more.add_argument('--records', type=int, nargs='*', default=scale.RECORDS)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    arguments = vars(parse())
+    del arguments['bench']
+    arguments.pop('run')(**arguments)
 
 
 if __name__ == '__main__':

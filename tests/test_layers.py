@@ -28,11 +28,12 @@ state
 tasks
 views models optim attention metrics overlap
 parallel provenance interrupt bootstrap compilation stage_store hosts
-claim embedded
+claim embedded memory
 files
 """
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')
-USE_PYTORCH = ('convert_lungvae.py', 'torch_resnet.py')  # reads its files, measures against it
+# One reads its files, two measure against it.
+USE_PYTORCH = ('convert_lungvae.py', 'step.py', 'torch_resnet.py')
 ABOVE_THE_DATA = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'cxr_jax', 'configs')
 LEVEL = {
     name: -line for line, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()

@@ -208,9 +208,11 @@ def interruptible():
     signal.signal(signal.SIGINT, inherited)
 
 
-def test_a_second_signal_leaves_at_once(interruptible):
+def test_a_second_interrupt_leaves_at_once(interruptible):
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(KeyboardInterrupt), InterruptFlag() as flag:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         assert flag.raised
         signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,200 @@
+"""The bench `scale`: what more devices and more data cost.
+
+`python -m scripts.benches.scale TASK` and `... scale FOLDER RECORDS` are the processes that it
+starts, each with devices, or a data set, of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.curriculum import get_config
+from cxr_jax import parallel
+from cxr_jax.plan import make_plan
+from data_pipelines import loader
+from data_pipelines.build import write_records
+from data_pipelines.prepared import CARD_FILE, CARD_FORMAT, open_prepared
+from data_pipelines.records import VERSION
+from scripts.benches.measure import report, take_turns
+from scripts.benches.seconds import say, spread
+from scripts.benches.views import Scale, batch_of_noise, compiled_step, train_step_run
+
+ROOT = Path(__file__).parents[2]
+DEVICES = (1, 2, 4, 8)
+RECORDS = (1_000, 10_000, 100_000)
+SIZE, BATCH = 64, 64
+BATCHES, STEPS = 200, 60  # that are timed, whatever the size of the set
+TINY = Scale(depth=18, width=8, size=32, stored=SIZE, batch=BATCH)
+NAME, CLASSES = 'image_folder', ('one', 'two', 'three', 'four')
+
+
+def bench_scale(
+    rounds: int,
+    task: str = 'classify',
+    devices: Sequence[int] = DEVICES,
+    records: Sequence[int] = RECORDS,
+) -> None:
+    """A task's step on fake devices of one CPU; start, memory and rate on sets of several sizes."""
+    if devices:
+        bench_devices(task, devices, rounds)
+    with tempfile.TemporaryDirectory() as cache:
+        for number in records:
+            bench_data(number, cache, rounds)
+
+
+def bench_devices(task: str, devices: Sequence[int], rounds: int) -> None:
+    """The same global batch on more devices is the same work: what is lost is its division."""
+    workers = {f'{n} devices': _step_worker(task, n) for n in devices}
+
+    def run_of(worker: subprocess.Popen):
+        def run() -> int:
+            worker.stdin.write('step\n')
+            worker.stdin.flush()
+            return int(worker.stdout.readline())
+
+        return run
+
+    runs = {name: run_of(worker) for name, worker in workers.items()}
+    try:
+        for run in runs.values():
+            run()  # when it has compiled
+        rates = take_turns(runs, rounds)
+        report('scale', rates, f'{devices[0]} devices', task=task, network='ResNet-18',
+               width=TINY.width, size=TINY.size, batch=BATCH, cores=os.cpu_count())  # fmt: skip
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+
+
+def _step_worker(task: str, devices: int) -> subprocess.Popen:
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    return subprocess.Popen(
+        [sys.executable, '-m', 'scripts.benches.scale', task], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+    )  # fmt: skip
+
+
+def take_steps(task: str) -> None:
+    """Ten steps for every line on stdin; answers with the number of images."""
+    run = train_step_run(task, TINY, parallel.data_mesh())
+    for _ in sys.stdin:
+        print(sum(run() for _ in range(10)), flush=True)
+
+
+def bench_data(records: int, cache: str, rounds: int) -> None:
+    """Opening, first batch, steps and memory on a set of so many images, a process per round."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        size = write_set(Path(folder), records)
+        written = time.perf_counter() - began
+        command = [sys.executable, '-m', 'scripts.benches.scale', folder, str(records)]
+        environment = os.environ | {
+            'JAX_COMPILATION_CACHE_DIR': cache,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        }
+        measured = []
+        for _ in range(rounds):
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            measured.append(json.loads(done.stdout))
+    line = {}
+    for name in measured[0]:
+        line |= spread(name, [each[name] for each in measured], 3)
+    say(bench='scale', what=f'{records} records', **line, megabytes=round(size / 1e6, 1),
+        written_s=round(written, 1), size=SIZE, batch=BATCH, batches=BATCHES,
+        rounds=rounds)  # fmt: skip
+
+
+def write_set(folder: Path, records: int, size: int = SIZE) -> int:
+    """A prepared set of `records` training images of noise; its size in bytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, size, size, 1), np.uint8)
+    splits = {'train': range(records), 'validation': range(BATCH), 'test': range(BATCH)}
+
+    def make(number: int) -> dict:
+        name = f'{number:016x}'
+        return {
+            'image': noise[number % 256], 'lung_mask': np.zeros((size, size, 1), np.uint8),
+            'has_lung_mask': False, 'label': number % 4, 'image_id': name, 'study': name,
+            'patient': name, 'sex': '', 'view': 'PA', 'source': '', 'age': np.nan,
+            'boxes': np.zeros((0, 4), np.float32), 'spacing': np.ones(2, np.float32),
+            'original_size': np.full(2, size, np.int32), 'columns': '{}',
+        }  # fmt: skip
+
+    built = write_records(
+        folder, NAME, size, 8, 'noise', {k: list(v) for k, v in splits.items()}, make
+    )
+    files = {path.name: path.stat().st_size for path in (built / VERSION).iterdir()}
+    counts = {split: len(numbers) for split, numbers in splits.items()}
+    (built / CARD_FILE).write_text(json.dumps({
+        'format': CARD_FORMAT, 'dataset': NAME, 'size': size, 'bits': 8, 'classes': CLASSES,
+        'counts': counts, 'class_counts': {k: [n // 4] * 4 for k, n in counts.items()},
+        'fingerprint': 'noise', 'has_patient_ids': True, 'has_lung_masks': False,
+        'statistics': {'full': {'mean': 0.5, 'std': 0.3}}, 'files': files,
+    }))  # fmt: skip
+    return sum(files.values())
+
+
+def read_set(folder: str, records: int) -> dict[str, float]:
+    """Seconds and megabytes of one process that opens the set and trains on its batches."""
+    mesh, found = parallel.data_mesh(), {}
+    began, before = time.perf_counter(), _resident_mb()
+
+    def lap(name: str, scale: float = 1.0) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        found[name], began = (now - began) * scale, now
+
+    data = open_prepared(folder, NAME, SIZE)
+    assert data.counts['train'] == records
+    lap('open_s')
+    make_plan(ConfigDict(get_config('moco_swav,preset=demo').to_dict()), data, mesh.size)
+    lap('plan_s')
+    batches = loader.train_batches(data, 'train', BATCH, seed=0)
+    next(batches)
+    lap('first_batch_s')
+    for _ in islice(batches, BATCHES):
+        pass
+    lap('batch_ms', 1e3 / BATCHES)
+    # Before anything is compiled, which takes and frees more.
+    found['more_mb'] = _resident_mb() - before
+    step, state = compiled_step('classify', TINY, mesh)
+    state, _ = step(state, batch_of_noise(mesh, TINY))
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    for batch in islice(batches, STEPS):
+        state, _ = step(state, parallel.put_rows(mesh, batch))
+    jax.block_until_ready(state)
+    lap('step_ms', 1e3 / STEPS)
+    data.of_classes(CLASSES[:2])
+    lap('of_classes_s')
+    data.share(0.08, seed=0)
+    lap('share_s')
+    return found
+
+
+def _resident_mb() -> float:
+    """Memory of this process at present."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('VmRSS')) / 1024
+
+
+if __name__ == '__main__':
+    if len(sys.argv) == 2:
+        take_steps(sys.argv[1])
+    else:
+        print(json.dumps(read_set(sys.argv[1], int(sys.argv[2]))))
