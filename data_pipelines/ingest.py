@@ -8,6 +8,7 @@ holds digests of ids (see identity.py), so its folder is readable by its owner o
 import hashlib
 import json
 import os
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,10 @@ def file_state(path: Path | None) -> tuple:
 
 
 def make_task(item: Item, size: int, bits: int, cache: Path) -> Task:
+    # Relative paths, so that machines which mount the source elsewhere share the cache.
+    mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
-        item.relative, file_state(item.path), str(item.lung_mask), file_state(item.lung_mask),
+        item.relative, file_state(item.path), mask, file_state(item.lung_mask),
         size, bits, DECODER_VERSION,
     )  # fmt: skip
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
@@ -86,7 +89,8 @@ def prepare_file(task: Task) -> str:
     if prepared.lung_mask is not None:
         arrays['lung_mask'] = np.packbits(prepared.lung_mask)
     arrays['meta'] = np.frombuffer(json.dumps(prepared.meta).encode(), np.uint8)
-    temporary = task.result.with_suffix(f'.{os.getpid()}.tmp')
+    # Not the process's number: another machine's may be the same.
+    temporary = task.result.with_suffix(f'.{uuid.uuid4().hex}.tmp')
     with temporary.open('wb') as file:
         np.savez(file, **arrays)
     os.replace(temporary, task.result)

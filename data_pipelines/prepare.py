@@ -4,26 +4,38 @@
 
 Exit codes: 0 every file was used, 2 a mistake to correct (told on stderr), 3 finished, but some
 files were set aside (quarantine.csv says which and why). Running again does only what is missing.
+
+Several machines that see the same folders share the work: each runs the command with another
+--shard I/N (0/4 to 3/4), and then one runs it without, which puts the set together. With
+--beam_runner the files are prepared by Apache Beam; further flags are then passed to Beam.
 """
 
 import argparse
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipelines import ingest
-from data_pipelines.datasets import DATASETS, image_folder, synthetic_cxr
+from data_pipelines import beam, ingest
+from data_pipelines.datasets import DATASETS, synthetic_cxr
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
 from data_pipelines.identity import digest, pseudonym, read_or_create_salt
 from data_pipelines.prepared import CARD_FORMAT, PreparedData, open_prepared
 from data_pipelines.publish import publish
+from data_pipelines.raw_files import (
+    cache_folder,
+    checked_processes,
+    decode,
+    list_items,
+    make_tasks,
+    missing,
+    parse_share,
+    prepare_share,
+)
 from data_pipelines.records import Entry
 from data_pipelines.splits import SPLITS, assign_splits, read_splits
-from data_pipelines.workers import map_isolated, with_progress
 
 QUARANTINED = 3
 
@@ -39,6 +51,8 @@ def prepare(
     metadata: str | Path | None = None,
     images: int = 1000,
     shortcut: float = 0.0,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
 ) -> PreparedData:
     """Prepare <data_dir>/<dataset>/<size>px, or open it if it is up to date.
 
@@ -46,16 +60,12 @@ def prepare(
     raw files are generated into `source` first (default <data_dir>/synthetic_cxr/raw). Raises
     UserError. The number of files set aside is card['quarantined'].
     """
-    if bits not in (8, 16) or size < 8:
-        raise UserError(f'--bits must be 8 or 16 and --size at least 8, not {bits} and {size}.')
+    processes = checked_processes(size, bits, processes)
     data_dir = Path(data_dir)
-    processes = (os.cpu_count() or 1) if processes is None else processes
-    if processes < 1:
-        raise UserError(f'processes must be at least 1, not {processes}.')
     if dataset == 'synthetic_cxr':
         source = Path(source or data_dir / dataset / 'raw')
         synthetic_cxr.generate_raw(source, images, seed, shortcut, processes)
-    listing = _list_items(dataset, source, metadata)
+    listing = list_items(dataset, source, metadata)
     source = Path(source)
 
     salt = read_or_create_salt(data_dir)
@@ -66,11 +76,10 @@ def prepare(
     existing = _up_to_date(data_dir, dataset, size, origin)
     if existing is not None:
         return existing
-    cache = data_dir / '.cache' / dataset / f'{size}px'
-    cache.mkdir(parents=True, exist_ok=True)
-    (data_dir / '.cache').chmod(0o700)
-    tasks = {item.relative: ingest.make_task(item, size, bits, cache) for item in listing.items}
-    failed = _decode_missing(list(tasks.values()), processes)
+    tasks = make_tasks(listing, data_dir, dataset, size, bits)
+    if beam_runner is not None:
+        beam.prepare_files(missing(tasks.values()), beam_runner, beam_options)
+    failed = decode(missing(tasks.values()), processes)
     entries = [
         Entry(item, ingest.load_meta(tasks[item.relative].result))
         for item in listing.items
@@ -86,21 +95,10 @@ def prepare(
         'quarantined': len(quarantine), 'notes': listing.notes,
     }  # fmt: skip
     publish(data_dir, card, entries, quarantine, tasks, salt)
+    cache = cache_folder(data_dir, dataset, size)
     for leftover in set(cache.iterdir()) - {task.result for task in tasks.values()}:
         leftover.unlink()
     return open_prepared(data_dir, dataset, size)
-
-
-def _list_items(dataset: str, source: str | Path | None, metadata: str | Path | None) -> Listing:
-    if dataset not in DATASETS:
-        raise UserError(f'Unknown data set {dataset!r}; known are {", ".join(DATASETS)}.')
-    if source is None:
-        raise UserError(f'The data set {dataset} needs --source, the folder of its raw files.')
-    if metadata is None:
-        return DATASETS[dataset].list_items(Path(source))
-    if dataset != 'image_folder':
-        raise UserError(f'--metadata is for image_folder; {dataset} has tables of its own.')
-    return image_folder.list_items(Path(source), Path(metadata))
 
 
 def _inputs_digest(listing: Listing, source: Path, size: int, bits: int, seed: int) -> str:
@@ -135,17 +133,6 @@ def _up_to_date(data_dir: Path, dataset: str, size: int, origin: dict) -> Prepar
             '--data_dir, or delete that folder if it is no longer needed.'
         )
     return None
-
-
-def _decode_missing(tasks: Sequence[ingest.Task], processes: int) -> dict[str, str]:
-    """Prepare the files that are not in the cache; {relative path: reason} of the unreadable."""
-    missing = [task for task in tasks if not task.result.is_file()]
-    outcomes = map_isolated(ingest.prepare_file, missing, processes)
-    return {
-        task.relative: str(outcome)
-        for task, outcome in with_progress(outcomes, len(missing), 'decoding')
-        if str(outcome)
-    }
 
 
 def _split(
@@ -201,6 +188,19 @@ def _summary(prepared: PreparedData) -> str:
     return '\n'.join(lines)
 
 
+def _prepare_share(share: str, given: dict) -> int:
+    """Prepare the share 'I/N' and tell of it; returns the exit code."""
+    names = ('dataset', 'source', 'data_dir', 'size', 'bits', 'processes', 'metadata')
+    if given['beam_runner'] is not None:
+        raise UserError('--shard and --beam_runner are two ways to share the work: choose one.')
+    files, failed = prepare_share(parse_share(share), **{name: given[name] for name in names})
+    print(
+        f'shard {share}: {files - len(failed)} of {files} files are prepared. When every shard '
+        'is done, the same command without --shard puts the set together.'
+    )
+    return QUARANTINED if failed else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -216,8 +216,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
     parser.add_argument('--images', type=int, default=1000, help='synthetic_cxr: how many')
     parser.add_argument('--shortcut', type=float, default=0.0, help='synthetic_cxr: 0 to 1')
+    parser.add_argument('--shard', help='I/N: only this share of the files; see above')
+    parser.add_argument('--beam_runner', help='such as DirectRunner; see above')
+    arguments, others = parser.parse_known_args(argv)
+    if others and arguments.beam_runner is None:
+        parser.error(f'unrecognized arguments: {" ".join(others)}')
+    given = vars(arguments)
+    share = given.pop('shard')
     try:
-        prepared = prepare(**vars(parser.parse_args(argv)))
+        if share is not None:
+            return _prepare_share(share, given)
+        prepared = prepare(**given, beam_options=others)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

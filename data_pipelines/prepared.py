@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import UserError
 from data_pipelines.mask_store import MaskSet, open_masks
-from data_pipelines.records import VERSION, decode
+from data_pipelines.records import VERSION, SerializedRecords, decode
 
 CARD_FORMAT = 1
 CARD_FILE = 'card.json'
@@ -58,6 +58,11 @@ class PreparedData:
             **self.statistics[region],
         }  # fmt: skip
 
+    def count(self, split: str) -> int:
+        """Images of a split that are used; UserError if there is no such split."""
+        if split not in self.counts:
+            raise UserError(f'There is no split {split!r}, only {list(self.counts)}.')
+        return self.counts[split]
 
     def of_classes(self, classes: Sequence[str]) -> 'PreparedData':
         """The images of these classes alone, in this order of the classes, in every split."""
@@ -125,9 +130,7 @@ class PreparedData:
             digest.update(f'{split} {rows[split].tolist()}'.encode())
         digest.update(f'{changes.get("classes")}'.encode())
         counts = {split: len(numbers) for split, numbers in rows.items()}
-        return replace(
-            self, rows=rows, counts=counts, fingerprint=digest.hexdigest(), **changes
-        )
+        return replace(self, rows=rows, counts=counts, fingerprint=digest.hexdigest(), **changes)
 
 
 def open_prepared(data_dir: str | Path, name: str, size: int, masks: str = '') -> PreparedData:
@@ -193,24 +196,19 @@ class Records:
     """Fields of the records of one split by number; thread-safe."""
 
     def __init__(self, prepared: PreparedData, split: str, fields: tuple[str, ...]):
-        if split not in prepared.counts:
-            raise UserError(f'There is no split {split!r}, only {list(prepared.counts)}.')
+        prepared.count(split)  # raises if there is no such split
         builder = tfds.builder_from_directory(str(prepared.directory / VERSION))
         stored = '+'.join(prepared.card['counts']) if prepared.pooled else split
-        self._source = builder.as_data_source(
-            stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        self._source = SerializedRecords(builder.info.splits[stored].file_instructions)
         self._fields, self._prepared = fields, prepared
         self._rows = None if prepared.rows is None else prepared.rows[split]
 
     def __len__(self) -> int:
         return len(self._source if self._rows is None else self._rows)
 
-    def read(self, numbers: list[int]) -> list[dict]:
-        prepared = self._prepared
-        if self._rows is not None:
-            numbers = self._rows[numbers].tolist()
-        stored = self._source.__getitems__(numbers)
+    def read(self, numbers: Sequence[int]) -> list[dict]:
+        prepared, numbers = self._prepared, np.asarray(numbers, np.int64)
+        stored = self._source.read(numbers if self._rows is None else self._rows[numbers])
         records = [decode(raw, self._fields, prepared.size, prepared.bits) for raw in stored]
         if prepared.labels is not None:
             for record in records:
@@ -231,7 +229,7 @@ class Records:
     def column(self, field: str) -> np.ndarray:
         """One field of all records, read some at a time."""
         parts = [
-            [record[field] for record in self.read(list(range(i, min(i + 256, len(self)))))]
+            [record[field] for record in self.read(range(i, min(i + 256, len(self))))]
             for i in range(0, len(self), 256)
         ]
         return np.asarray([value for part in parts for value in part])

@@ -4,7 +4,7 @@
                                                      or against PyTorch
     python scripts/bench.py views [--task moco]      share of each task's views in its step
     python scripts/bench.py train [--task moco]      steps with their data against steps alone
-    python scripts/bench.py together [--task moco]   eight learning rates in one step
+    python scripts/bench.py together [--task rot]    eight learning rates in one step
     python scripts/bench.py start                    from the command to its first step
     python scripts/bench.py input                    the loader against TFDS's own reading
     python scripts/bench.py ingest                   reading DICOM files against the obvious script
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add('train', train.bench_train).add_argument(
         '--task', dest='tasks', nargs='+', choices=TASKS, default=train.TASKS
     )
-    add('together', train.bench_together).add_argument('--task', choices=TASKS, default='moco')
+    add('together', train.bench_together).add_argument('--task', choices=TASKS, default='rot')
     add('start', start.bench_start, rounds=3)
     add('input', data.bench_input)
     add('ingest', data.bench_ingest)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import loader
+from data_pipelines import build, loader
 from data_pipelines import prepared as prepared_module
 from data_pipelines.errors import UserError
 from data_pipelines.loader import eval_batches, train_batches
@@ -76,6 +76,37 @@ def test_shards_concatenated_are_the_unsharded_batch(prepared):
         assert_same(batch, {name: np.concatenate([p[name] for p in pieces]) for name in batch})
     with pytest.raises(UserError, match='not a multiple'):
         train_batches(prepared, 'train', 8, seed=1, shard=(0, 3))
+    with pytest.raises(UserError, match='not a multiple'):
+        loader.train_rows(prepared, 'train', 8, seed=1, shard=(0, 3))
+
+
+@pytest.mark.parametrize('shard', [(0, 1), (1, 2)])
+def test_rows_of_the_whole_split_are_the_batches(prepared, stored, monkeypatch, shard):
+    monkeypatch.setattr(loader, 'READ_AT_ONCE', 7)
+    whole = loader.whole_split(prepared, 'train', masks=True)
+    assert all(len(values) == len(stored['train']) for values in whole.values())
+    for number, record in enumerate(stored['train']):
+        for name in ('image', 'label', 'lung_mask'):
+            np.testing.assert_array_equal(whole[name][number], record[name])
+    rows = loader.train_rows(prepared, 'train', 4, seed=5, start=3, shard=shard)
+    batches = train_batches(prepared, 'train', 4, 5, start=3, shard=shard, masks=True)
+    for numbers, batch in islice(zip(rows, batches, strict=True), 9):
+        assert numbers.dtype == np.int32
+        assert_same({name: values[numbers] for name, values in whole.items()}, batch)
+
+
+def test_a_set_in_several_files_reads_the_same(data_dir, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, 'SHARD_BYTES', 5 * SIZE * SIZE)
+    raw = data_dir.parent / 'raw'
+    parts = prepare('siim_covid19', raw, tmp_path, size=SIZE, processes=1)
+    assert len(list((parts.directory / '1.0.0').glob('*train*'))) > 2
+    numbers = [9, 0, 4, 5, 10, 4, parts.counts['train'] - 1]
+    several, one = (loader.read_records(data, 'train', numbers) for data in (parts, prepared))
+    for name in ('image', 'label', 'lung_mask', 'age', 'spacing'):
+        np.testing.assert_array_equal(several[name], one[name])
+    batches = zip(*(train_batches(data, 'train', 6, 2) for data in (parts, prepared)), strict=True)
+    for first, second in islice(batches, 8):
+        assert_same(first, second)
 
 
 def test_each_epoch_has_every_record_once_in_another_order(prepared, stored):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import prepare as prepare_module
-from data_pipelines import publish
+from data_pipelines import publish, raw_files
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import main
 from data_pipelines.prepared import open_prepared
@@ -74,7 +73,7 @@ def test_broken_files_are_set_aside(tmp_path, capsys):
 
 def test_a_dying_process_costs_one_file(tmp_path, monkeypatch):
     truths = write_siim_tree(tmp_path / 'raw')
-    monkeypatch.setattr(prepare_module.ingest, 'prepare_file', die_on_the_second_patient)
+    monkeypatch.setattr(raw_files.ingest, 'prepare_file', die_on_the_second_patient)
     prepared = prepare_siim(tmp_path / 'raw', tmp_path / 'data', processes=2)
     lines = (prepared.directory / 'quarantine.csv').read_text().splitlines()
     assert len(lines) == 2 and truths[2].path in lines[1] and 'SIGKILL' in lines[1]
@@ -100,8 +99,8 @@ def test_running_again_does_only_what_is_missing(tmp_path, monkeypatch):
         decoded.extend(task.relative for task in tasks)
         return original(function, tasks, processes)
 
-    original = prepare_module.map_isolated
-    monkeypatch.setattr(prepare_module, 'map_isolated', watch)
+    original = raw_files.map_isolated
+    monkeypatch.setattr(raw_files, 'map_isolated', watch)
     again = prepare_siim(tmp_path / 'raw', tmp_path / 'data')
     assert again.fingerprint == first.fingerprint and not decoded
     assert written == {p: p.stat().st_mtime_ns for p in written}

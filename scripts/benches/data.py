@@ -1,27 +1,32 @@
 """The benches `input` and `ingest`: from records to batches, from DICOM files to images."""
 
+import os
+import statistics
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import openjpeg
 import pydicom
 import tensorflow_datasets as tfds
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from data_pipelines import loader
-from data_pipelines.ingest import prepare_image
+from data_pipelines.datasets.base import Item
+from data_pipelines.dicom_write import Storage, write_dicom
+from data_pipelines.ingest import make_task, prepare_file, prepare_image
 from data_pipelines.prepare import prepare
 from scripts.benches.measure import report, take_turns
 
 SIZE = 256
-RECORDS, BATCH = 3072, 64
-DICOM_SHAPE, DICOM_FILES = (2500, 2048), 4
+RECORDS, BATCH = 6144, 64
+DICOM_SHAPE, DICOM_FILES = (2500, 2048), 2
+SYNTAXES = ('uncompressed', 'jpeg_2000')
 
 
 def bench_input(rounds: int) -> None:
@@ -49,37 +54,45 @@ def bench_input(rounds: int) -> None:
         def consume(stream, n: int) -> int:
             return sum(len(batch['image']) for batch in islice(stream, n))
 
+        def one_epoch(keep_bytes: int = loader.KEEP_BYTES) -> int:
+            with mock.patch.object(loader, 'KEEP_BYTES', keep_bytes):
+                return consume(loader.train_batches(prepared, 'train', BATCH, seed=0), batches)
+
         kept = loader.train_batches(prepared, 'train', BATCH, seed=0)
         consume(kept, 2 * batches)  # every record has been read once
         runs = {
             'tfds record by record': naive,
-            'loader, first epoch': lambda: consume(
-                loader.train_batches(prepared, 'train', BATCH, seed=0), batches
-            ),
+            'loader, first epoch': one_epoch,
+            'loader, set too large to keep': lambda: one_epoch(keep_bytes=0),
             'loader, later epochs': lambda: consume(kept, 4 * batches),
+            'loader, evaluation': lambda: consume(
+                loader.eval_batches(prepared, 'train', BATCH, masks=False), batches
+            ),
         }
         report('input', take_turns(runs, rounds), 'tfds record by record', size=SIZE, batch=BATCH)
 
 
-def write_dicom(path: Path, seed: int, window: bool) -> None:
-    """12 bits in 16, uncompressed; odd seeds are MONOCHROME1."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.SOPInstanceUID = f'1.2.3.{seed}'
-    ds.Rows, ds.Columns = DICOM_SHAPE
-    ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
-    ds.PhotometricInterpretation = f'MONOCHROME{2 - seed % 2}'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    if window:
-        ds.WindowCenter, ds.WindowWidth = 2048, 3000
+def write_files(folder: Path, syntax: str, window: tuple[float, float] | None) -> list[Path]:
+    """12 bits in 16, waves and noise; odd ones are MONOCHROME1."""
+    paths = [folder / f'{syntax}{window is None}{seed}.dcm' for seed in range(DICOM_FILES)]
     y, x = np.indices(DICOM_SHAPE) / 300
-    noise = np.random.default_rng(seed).normal(0, 30, DICOM_SHAPE)
-    pixels = (2048 + 1900 * np.sin(x + seed) * np.cos(y) + noise).clip(0, 4095).astype(np.uint16)
-    ds.PixelData = pixels.tobytes()
-    ds['PixelData'].VR = 'OW'
-    ds.save_as(path, enforce_file_format=True)
+    for seed, path in enumerate(paths):
+        noise = np.random.default_rng(seed).normal(0, 0.007, DICOM_SHAPE)
+        grey = 0.5 + 0.46 * np.sin(x + seed) * np.cos(y) + noise
+        storage = Storage(monochrome1=bool(seed % 2), syntax=syntax, window=window)
+        write_dicom(path, grey.clip(0, 1), storage, {'SOPInstanceUID': f'1.2.3.{seed}'})
+    return paths
+
+
+def decoder_alone(path: Path) -> Callable[[], np.ndarray]:
+    """What nobody can spare: OpenJPEG on the stream in memory, or reading the uncompressed words
+    from the file."""
+    ds = pydicom.dcmread(path)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        stream = next(generate_frames(ds.PixelData, number_of_frames=1))
+        return lambda: openjpeg.decode(stream)
+    start = path.stat().st_size - len(ds.PixelData)
+    return lambda: np.fromfile(path, '<u2', offset=start)
 
 
 def obvious_ingest(path: Path) -> np.ndarray:
@@ -97,28 +110,27 @@ def obvious_ingest(path: Path) -> np.ndarray:
     return np.rint(resized * 255).astype(np.uint8)
 
 
-def our_ingest(path: Path) -> np.ndarray:
-    return prepare_image(path, SIZE, 8)[0]
-
-
 def bench_ingest(rounds: int) -> None:
-    """DICOM file to prepared image on one core, with and without a window in the header."""
-
-    def handle(ingest: Callable[[Path], np.ndarray], paths: list[Path]) -> int:
-        return len([ingest(path) for path in paths])
-
+    """DICOM file to prepared image on one core: from the file to the entry in the cache, as every
+    process of a preparation does it."""
+    # Some decoders start threads, which would take the cores of other such processes.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        for window in (True, False):
-            paths = [Path(folder, f'{window}{seed}.dcm') for seed in range(DICOM_FILES)]
-            for seed, path in enumerate(paths):
-                write_dicom(path, seed, window)
-            pairs = [(our_ingest(p).astype(int), obvious_ingest(p).astype(int)) for p in paths]
+        for syntax, window in (('uncompressed', (0.1, 0.9)), *((s, None) for s in SYNTAXES)):
+            paths = write_files(Path(folder), syntax, window)
+            tasks = [make_task(Item(p, p.name), SIZE, 8, Path(folder)) for p in paths]
+            decoders = [decoder_alone(path) for path in paths]
+            pairs = [(prepare_image(p, SIZE, 8)[0], obvious_ingest(p)) for p in paths]
+            apart = np.mean([np.abs(a.astype(int) - b) for a, b in pairs])
             runs = {
-                'obvious script': partial(handle, obvious_ingest, paths),
-                'prepare_image': partial(handle, our_ingest, paths),
+                'obvious script': lambda paths=paths: len([obvious_ingest(p) for p in paths]),
+                'decoder alone': lambda all_=decoders: len([decode() for decode in all_]),
+                'prepare_file': lambda tasks=tasks: len([prepare_file(task) for task in tasks]),
             }
             rates = take_turns(runs, rounds)
+            times = zip(rates['decoder alone'], rates['prepare_file'], strict=True)
             report(
-                'ingest', rates, 'obvious script', shape=DICOM_SHAPE, window=window,
-                mean_levels_apart=round(float(np.mean([np.abs(a - b) for a, b in pairs])), 3),
+                'ingest', rates, 'obvious script', shape=DICOM_SHAPE, syntax=syntax,
+                window=window is not None, mean_levels_apart=round(float(apart), 3),
+                total_over_decoder=round(statistics.median(a / b for a, b in times), 3),
             )  # fmt: skip

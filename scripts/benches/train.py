@@ -88,7 +88,7 @@ def _peak_flop_per_s(size: int = 4096) -> float:
     return max(timed(run) for _ in range(5)) * 2.0 * size**3
 
 
-def bench_together(rounds: int, task: str = 'moco') -> None:
+def bench_together(rounds: int, task: str = 'rot') -> None:
     """Eight learning rates in one vmapped step against the same eight one after the other."""
     memory.keep_freed_memory()
     mesh = parallel.data_mesh(jax.devices()[:1])
