@@ -109,7 +109,7 @@ def _start_jax(until_the_end: contextlib.ExitStack) -> None:
     if DISTRIBUTED.value:
         hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         if not hosts.is_first():
-            nowhere = until_the_end.enter_context(open(os.devnull, 'w'))
+            nowhere = until_the_end.enter_context(open(os.devnull, 'w'))  # noqa: SIM115
             until_the_end.enter_context(contextlib.redirect_stdout(nowhere))
     memory.keep_freed_memory()
 

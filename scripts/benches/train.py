@@ -22,7 +22,7 @@ from scripts.benches.views import (
 )
 
 TASKS = ('moco', 'swav')
-BATCHES = 2 * LOG_STEPS  # of a round
+BATCHES = LOG_STEPS  # of a round
 RECORDS = 4096
 TRIALS, TRIAL_BATCHES = 8, (8, 64)  # the reference study's least and largest
 ALONE, STREAMED, RESIDENT = 'one batch again', 'streamed', 'on the devices'
