@@ -102,6 +102,7 @@ def run(
 
 def _start_jax(until_the_end: contextlib.ExitStack) -> None:
     """What the flags say of JAX, before anything is computed."""
+    memory.keep_freed_memory()
     if DETERMINISTIC.value:
         # Includes: no autotuning, whose choice of kernels differs from run to run.
         before = os.environ.get('XLA_FLAGS', '')
@@ -111,7 +112,6 @@ def _start_jax(until_the_end: contextlib.ExitStack) -> None:
         if not hosts.is_first():
             nowhere = until_the_end.enter_context(open(os.devnull, 'w'))  # noqa: SIM115
             until_the_end.enter_context(contextlib.redirect_stdout(nowhere))
-    memory.keep_freed_memory()
 
 
 def named_config() -> tuple[str, dict]:
