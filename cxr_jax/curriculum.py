@@ -42,6 +42,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     data = open_data(config)
     mesh = parallel.data_mesh()
     plan = make_plan(config, data, mesh.size)
+    if len(set(hosts.gather(plan.stages[-1].key))) > 1:
+        raise UserError(
+            'The processes were started with different settings, weights or versions of this code.'
+        )
     found = hosts.on_first(claim_workdir, workdir, config, data, plan.stages[-1].key)
     if found:
         return found

@@ -5,7 +5,7 @@ import os
 
 import jax
 
-from cxr_jax import parallel
+from cxr_jax import hosts, parallel
 from data_pipelines import loader
 from data_pipelines.prepared import PreparedData
 
@@ -47,7 +47,7 @@ def _on_devices(data: PreparedData, mesh, masks: bool) -> dict:
     what = data.fingerprint, mesh, masks
     if what not in _resident:
         _resident.clear()  # before the next one takes its memory
-        _resident[what] = parallel.replicate(mesh, loader.whole_split(data, SPLIT, masks))
+        _resident[what] = parallel.keep(mesh, loader.whole_split(data, SPLIT, masks))
     return _resident[what]
 
 
@@ -61,7 +61,8 @@ def _fits(data: PreparedData, mesh, masks: bool, share: float) -> bool:
             f'The training images take {needed / 2**20:.0f} MiB, more than {100 * share:g} % of a '
             f"device's memory ({limit / 2**20:.0f} MiB): they are streamed."
         )
-    return needed <= limit
+    # Devices' memories may differ a little from host to host.
+    return all(hosts.gather(needed <= limit))
 
 
 def _memory(mesh) -> int:

@@ -26,9 +26,9 @@ def connect(address: str | None, number: int | None, index: int | None) -> None:
     jax.config.update('jax_enable_preemption_service', False)
     try:
         jax.distributed.initialize(address, number, index)
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise UserError(
-            f'The processes of this run did not find each other ({error}). On a TPU pod, in a '
+            f'How to find the other processes is not known ({error}). On a TPU pod, in a '
             'Slurm step and under mpirun --distributed is enough; elsewhere start every process '
             'with --distributed --coordinator_address=HOST:PORT --num_processes=N --process_id=I, '
             'HOST being where process 0 runs.'
@@ -99,7 +99,7 @@ def gather(value) -> list:
         return [value]
     own = np.frombuffer(pickle.dumps(value), np.uint8)
     lengths = multihost_utils.process_allgather(np.int64(len(own)))
-    padded = np.zeros(lengths.max(), np.uint8)
+    padded = np.zeros(_room(lengths.max()), np.uint8)
     padded[: len(own)] = own
     rows = multihost_utils.process_allgather(padded)
     return [
@@ -121,5 +121,11 @@ def _broadcast(value):
         except Exception:  # exceptions of libraries may hold what cannot be sent
             data = np.frombuffer(pickle.dumps((None, RuntimeError(repr(value[1])))), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
-    data = data if is_first() else np.zeros(length, np.uint8)
-    return pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
+    padded = np.zeros(_room(length), np.uint8)
+    padded[: len(data)] = data
+    return pickle.loads(multihost_utils.broadcast_one_to_all(padded)[:length].tobytes())
+
+
+def _room(length: int) -> int:
+    """The next power of two: every other size would be compiled anew."""
+    return 1 << (int(length) - 1).bit_length()

@@ -68,6 +68,15 @@ def own_rows_of(tree):
     return jax.tree.map(own, tree)
 
 
+def keep(mesh: Mesh, arrays: dict) -> dict:
+    """Host arrays, equal in all processes, on every device: to be read, never donated."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return {
+        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+        for name, array in arrays.items()
+    }
+
+
 def replicate(mesh: Mesh, tree):
     """Host arrays, equal in all processes, -> fresh arrays replicated over the mesh."""
     sharding = NamedSharding(mesh, PartitionSpec())

@@ -97,7 +97,9 @@ def prepare(
     publish(data_dir, card, entries, quarantine, tasks, salt)
     cache = cache_folder(data_dir, dataset, size)
     for leftover in set(cache.iterdir()) - {task.result for task in tasks.values()}:
-        leftover.unlink()
+        # Another machine may be writing a share still; such files are small and few.
+        if leftover.suffix != '.tmp':
+            leftover.unlink(missing_ok=True)
     return open_prepared(data_dir, dataset, size)
 
 

@@ -49,8 +49,10 @@ def make_tasks(
 ) -> dict[str, ingest.Task]:
     """{relative path: task} of every image, with a private cache for the results."""
     cache = cache_folder(data_dir, dataset, size)
+    if not (data_dir / '.cache').is_dir():
+        (data_dir / '.cache').mkdir(parents=True, exist_ok=True)
+        (data_dir / '.cache').chmod(0o700)
     cache.mkdir(parents=True, exist_ok=True)
-    (data_dir / '.cache').chmod(0o700)
     return {item.relative: ingest.make_task(item, size, bits, cache) for item in listing.items}
 
 

@@ -2,6 +2,7 @@
 
     python scripts/bench.py step [--against torch]   the train step against XLA's own convolutions,
                                                      or against PyTorch
+    python scripts/bench.py roofline                 where the time of a CPU step goes
     python scripts/bench.py views [--task moco]      share of each task's views in its step
     python scripts/bench.py train [--task moco]      steps with their data against steps alone
     python scripts/bench.py together [--task rot]    eight learning rates in one step
@@ -22,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cxr_jax.tasks import TASKS  # noqa: E402
-from scripts.benches import checkpoint, data, scale, start, step, train, views  # noqa: E402
+from scripts.benches import checkpoint, data, roofline, scale, start, step, train, views  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         return bench
 
     add('step', step.bench_step).add_argument('--against', choices=('xla', 'torch'), default='xla')
+    add('roofline', roofline.bench_roofline)
     add('views', views.bench_views).add_argument(
         '--task', dest='tasks', nargs='+', choices=TASKS, default=tuple(TASKS)
     )

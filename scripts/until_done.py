@@ -5,7 +5,8 @@
 What follows from the command's exit code (cxr_jax.command_line says what these mean):
 
     0      done: this ends with 0
-    75     stopped with everything saved: it is started again at once
+    75     stopped with everything saved, or another process is at work on the same: started
+           again, after 10 s if it had run for less than 30 s
     2      a mistake to correct: this ends with 2
     other  a crash, or killed for memory: started again after a pause that doubles from 2 s to
            5 min; after --failures of them in a row this ends with the last one's code (128 +
@@ -60,6 +61,7 @@ from collections.abc import Callable
 SAVED, MISTAKE = 75, 2
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds after a crash
 PROGRESS_SECONDS = 600.0
+BUSY_SECONDS, BUSY_PAUSE = 30.0, 10.0
 # The same on every Google Cloud VM; metadata.google.internal is its name, which elsewhere would
 # have to be looked up first.
 METADATA_HOST = '169.254.169.254'
@@ -97,7 +99,12 @@ class Loop:
             if code == SAVED or time.monotonic() - started >= PROGRESS_SECONDS:
                 failed = 0
             if code == SAVED:
-                say('stopped and saved; started again')
+                say('to be gone on with; started again')
+                if time.monotonic() - started < BUSY_SECONDS:
+                    # Perhaps another process is at work on the same, or not known to be dead yet.
+                    self._sleep(BUSY_PAUSE)
+                if self._asked:
+                    return self._last_code(code)
                 continue
             failed += 1
             if failed >= self._failures:
@@ -127,7 +134,7 @@ class Loop:
         # In a process group of its own: what a terminal sends to the whole group (Ctrl-C) reaches
         # the command through this program alone, once.
         self._child = subprocess.Popen(self._command, process_group=0)
-        if self._asked:
+        if self._asked and not self._passed_on:
             self._pass_on()
         code = self._child.wait()
         self._child = None

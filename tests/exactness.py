@@ -5,6 +5,7 @@ in float32 a wrong reduction and a rounding would look alike.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,13 @@ def train(case: str, mesh) -> dict[str, np.ndarray]:
     tree = {'state': states.as_dict(state), 'metrics': metrics}
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@functools.cache
+def trained(case: str, devices: int) -> dict[str, np.ndarray]:
+    """`train` on the first devices of this process."""
+    with jax.enable_x64(True):
+        return train(case, parallel.data_mesh(jax.devices()[:devices]))
 
 
 def assert_equal(found: dict, expected: dict) -> None:

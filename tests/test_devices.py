@@ -1,7 +1,5 @@
 """One, two, four and eight devices give the same training: the whole TrainState, for every task."""
 
-import functools
-
 import jax
 import pytest
 
@@ -9,19 +7,13 @@ from cxr_jax import parallel
 from tests import exactness
 
 
-@functools.cache
-def trained(case: str, devices: int):
-    with jax.enable_x64(True):
-        return exactness.train(case, parallel.data_mesh(jax.devices()[:devices]))
-
-
 @pytest.mark.parametrize('devices', (2, 4, 8))
 @pytest.mark.parametrize('case', exactness.CASES)
 def test_any_number_of_devices_equals_one(case, devices):
-    one = trained(case, 1)
+    one = exactness.trained(case, 1)
     losses = [values for name, values in one.items() if "['loss']" in name]
     assert len(set(map(float, losses))) == exactness.STEPS
-    exactness.assert_equal(trained(case, devices), one)
+    exactness.assert_equal(exactness.trained(case, devices), one)
 
 
 @pytest.mark.parametrize('case', exactness.CASES)

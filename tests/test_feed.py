@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cxr_jax import feed, parallel
+from cxr_jax.models.backbone import build_backbone
+from cxr_jax.plan import make_plan
 from cxr_jax.stage_store import StageDirectory
 from data_pipelines import loader
 from tests import tiny
@@ -45,8 +47,18 @@ def test_what_does_not_fit_is_streamed(tiny_data, monkeypatch, capsys):
     assert 'more than 100 % of a device' in capsys.readouterr().out
 
 
-def test_a_stage_is_the_same(tiny_data, undisturbed, tmp_path):
+def test_a_stage_is_the_same(tiny_data, undisturbed, tmp_path, monkeypatch):
     _, _, finished = undisturbed('rot')
+    monkeypatch.setattr(feed, '_resident', {})
+    monkeypatch.setattr(loader, 'train_batches', None)  # nothing is streamed
     stage = tiny.make_stages(tiny_data, 'rot', **{'data.on_device': 0.5})['rot']
     tiny.run(stage, tiny_data, tmp_path)
     tiny.assert_same_training(StageDirectory(tmp_path, 'rot', stage.key), finished)
+
+
+def test_what_is_computed_again_does_not_change_the_stage(tiny_data):
+    config = tiny.make_config(tiny_data, 'rot', **{'backbone.remat': True})
+    assert build_backbone(config.backbone, 0.5, 0.25).network.remat
+    keys = [make_plan(each, tiny_data, devices=1).stages[-1].key
+            for each in (config, tiny.make_config(tiny_data, 'rot'))]  # fmt: skip
+    assert keys[0] == keys[1]

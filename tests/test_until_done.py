@@ -67,10 +67,16 @@ def pauses(monkeypatch):
 
 def test_goes_on_until_done(starts, pauses):
     assert starts(75, 75, 0) == (0, 3)
+    assert pauses == [until_done.BUSY_PAUSE] * 2
+
+
+def test_what_ran_for_a_while_goes_on_at_once(starts, pauses, monkeypatch):
+    monkeypatch.setattr(until_done, 'BUSY_SECONDS', 0.0)
+    assert starts(75, 75, 0) == (0, 3)
     assert pauses == []
 
 
-def test_a_mistake_is_not_repeated(starts):
+def test_a_mistake_is_not_repeated(starts, pauses):
     assert starts(75, 2, 0) == (2, 2)
 
 
@@ -83,7 +89,7 @@ def test_gives_up_after_failures_in_a_row(starts, pauses, capfd):
 
 def test_progress_starts_the_count_anew(starts, pauses):
     assert starts(1, 75, 1, 75, 1, 0, options=('--failures', '2')) == (0, 6)
-    assert pauses == [2.0, 2.0, 2.0]
+    assert pauses == [2.0, 10.0, 2.0, 10.0, 2.0]
 
 
 def test_a_long_run_has_made_progress(starts, pauses, monkeypatch):
