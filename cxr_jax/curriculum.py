@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     data = open_data(config)
     mesh = parallel.data_mesh()
     plan = make_plan(config, data, mesh.size)
-    if len(set(hosts.gather(plan.stages[-1].key))) > 1:
+    if not hosts.same(plan.stages[-1].key):
         raise UserError(
             'The processes were started with different settings, weights or versions of this code.'
         )
@@ -104,7 +104,7 @@ def open_data(config: ConfigDict) -> PreparedData:
     """The prepared set that `config.data` names, the same one for every process."""
     section = config.data
     data = open_prepared(section.dir or DATA_DIR, section.name, section.size, section.masks)
-    if len(set(hosts.gather(data.fingerprint))) > 1:
+    if not hosts.same(data.fingerprint):
         raise UserError(
             f'{data.directory} holds different data on different hosts; copy one of them to all.'
         )

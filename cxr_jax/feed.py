@@ -1,6 +1,7 @@
 """Batches on the devices: streamed from the loader, or drawn from the images that live there."""
 
 import collections
+import functools
 import os
 
 import jax
@@ -29,18 +30,21 @@ def batches(
         _resident.clear()
         made = (parallel.put_rows(mesh, b) for b in loader.train_batches(*order, masks=masks))
     else:
-
-        def rows_of(arrays, batch):
-            return {name: array[batch['row']] for name, array in arrays.items()}
-
-        draw = parallel.sharded(rows_of, mesh, (False, True), True)
-        rows = loader.train_rows(*order)
+        draw, rows = _compiled_draw(mesh), loader.train_rows(*order)
         made = (draw(stored, parallel.put_rows(mesh, {'row': numbers})) for numbers in rows)
     queue = collections.deque()
     for batch in made:
         queue.append(batch)
         if len(queue) >= IN_FLIGHT:
             yield queue.popleft()
+
+
+@functools.cache
+def _compiled_draw(mesh):
+    def rows_of(arrays, batch):
+        return {name: array[batch['row']] for name, array in arrays.items()}
+
+    return parallel.sharded(rows_of, mesh, (False, True), True)
 
 
 def _on_devices(data: PreparedData, mesh, masks: bool) -> dict:

@@ -107,6 +107,11 @@ def gather(value) -> list:
     ]
 
 
+def same(value) -> bool:
+    """Whether all processes have the same `value`."""
+    return len(set(gather(value))) == 1
+
+
 class _Silent:
     def __getattr__(self, name):
         return lambda *arguments, **named: None

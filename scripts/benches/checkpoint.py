@@ -15,7 +15,7 @@ from cxr_jax.models.backbone import Backbone
 from cxr_jax.models.resnet import ResNet
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts
-from scripts.benches.seconds import say, spread
+from scripts.benches.measure import say, spread
 
 
 def bench_checkpoint(rounds: int) -> None:

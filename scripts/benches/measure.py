@@ -1,4 +1,4 @@
-"""Timing of several ways to do the same: they take turns, so that a busy machine slows all."""
+"""Timing of several ways to do the same, which take turns, and the lines that tell of it."""
 
 import json
 import statistics
@@ -32,4 +32,15 @@ def report(bench: str, rates: dict[str, list[float]], baseline: str, **facts: ob
             'ratio': round(statistics.median(ratios), 2), 'least_ratio': round(min(ratios), 2),
             'baseline': baseline, 'rounds': len(own), **facts,
         }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        say(**line)
+
+
+def spread(name: str, values: list[float], digits: int = 2) -> dict:
+    """{name: median, name_range: [least, most]}."""
+    ends = [round(min(values), digits), round(max(values), digits)]
+    return {name: round(statistics.median(values), digits), f'{name}_range': ends}
+
+
+def say(**line: object) -> None:
+    """One JSON line on stdout."""
+    print(json.dumps(line), flush=True)

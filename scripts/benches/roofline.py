@@ -1,7 +1,6 @@
 """The bench `roofline`: where the time of a CPU train step goes, at least."""
 
 import collections
-import json
 import re
 import statistics
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax import memory
-from scripts.benches.measure import timed
+from scripts.benches.measure import say, timed
 from scripts.benches.step import OurStep
 
 SIZES = (50, 224, 8)  # depth, pixels, batch
@@ -39,13 +38,15 @@ def bench_roofline(rounds: int) -> None:
         seconds = sum(n * time_of(*each, rounds) for each, n in own.items())
         gflop = sum(n * gflop_of(*each) for each, n in own.items())
         products_s, gflop_of_all = products_s + seconds, gflop_of_all + gflop
-        say(f'products, {name}', number=sum(own.values()), gflop=round(gflop, 1),
-            ms=round(1e3 * seconds), gflop_per_s=round(gflop / seconds))  # fmt: skip
+        say(bench='roofline', what=f'products, {name}', number=sum(own.values()),
+            gflop=round(gflop, 1), ms=round(1e3 * seconds),
+            gflop_per_s=round(gflop / seconds))  # fmt: skip
     square = (1, 0), (PEAK_SIZE, PEAK_SIZE), (PEAK_SIZE, PEAK_SIZE)
     peak = gflop_of(*square) / time_of(*square, rounds)
     traffic = step.step.cost_analysis()['bytes accessed'] / 1e9
-    say('whole step', network=f'ResNet-{depth}', size=size, batch=batch, ms=round(1e3 * step_s),
-        products_ms=round(1e3 * products_s), products_at_peak_ms=round(1e3 * gflop_of_all / peak),
+    say(bench='roofline', what='whole step', network=f'ResNet-{depth}', size=size, batch=batch,
+        ms=round(1e3 * step_s), products_ms=round(1e3 * products_s),
+        products_at_peak_ms=round(1e3 * gflop_of_all / peak),
         peak_gflop_per_s=round(peak), traffic_gb=round(traffic, 1),
         traffic_at_bandwidth_ms=round(1e3 * traffic / bandwidth(rounds)),
         rounds=rounds)  # fmt: skip
@@ -88,7 +89,3 @@ def _seconds(function, rounds: int, *arrays) -> float:
 
     run()
     return statistics.median(1 / timed(run) for _ in range(rounds))
-
-
-def say(what: str, **figures: object) -> None:
-    print(json.dumps({'bench': 'roofline', 'what': what, **figures}), flush=True)

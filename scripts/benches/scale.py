@@ -25,8 +25,7 @@ from data_pipelines import loader
 from data_pipelines.build import write_records
 from data_pipelines.prepared import CARD_FILE, CARD_FORMAT, open_prepared
 from data_pipelines.records import VERSION
-from scripts.benches.measure import report, take_turns
-from scripts.benches.seconds import say, spread
+from scripts.benches.measure import report, say, spread, take_turns
 from scripts.benches.views import Scale, batch_of_noise, compiled_step, train_step_run
 
 ROOT = Path(__file__).parents[2]

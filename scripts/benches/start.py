@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scripts.benches.seconds import say, spread
+from scripts.benches.measure import say, spread
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/curriculum.py:moco_swav_rot,preset=demo'

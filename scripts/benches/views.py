@@ -1,7 +1,6 @@
 """The bench `views`: the share of every task's views in its train step."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterable
 
@@ -15,7 +14,7 @@ from cxr_jax.models.backbone import build_backbone, feature_width, network_name
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train_step import make_train_step, make_views
-from scripts.benches.measure import take_turns
+from scripts.benches.measure import say, take_turns
 
 REPEATS = 5  # calls of the views per round: they are short
 IMAGES = 100_000  # of the data set that there might be: no queue is cut short
@@ -135,4 +134,4 @@ def bench_views(rounds: int, tasks: Iterable[str] = tuple(TASKS)) -> None:
             'network': network_name(scale.depth), **dataclasses.asdict(scale),
             'device': jax.devices()[0].device_kind,
         }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        say(**line)
