@@ -14,8 +14,8 @@ no data was named, demo).
 from ml_collections import ConfigDict
 
 from configs import presets
+from cxr_jax.store.settings import to_settings
 from cxr_jax.tasks import TASKS
-from cxr_jax.tasks.settings import to_settings
 from data_pipelines.errors import UserError
 
 CLASSIFIER = 'classify'
@@ -78,7 +78,7 @@ def stage_config(name: str) -> ConfigDict:
     stage.optimizer.warmup_epochs = 0.0  # linear warm-up
     stage.optimizer.warmup_ratio = 0.0  # share of the rate that the warm-up starts from
     stage.search = ConfigDict()  # of the learning rate, on the validation split
-    stage.search.protocol = 'off'  # off, thesis, sampled or halving: see cxr_jax/lr_search.py
+    stage.search.protocol = 'off'  # off, thesis, sampled or halving: see cxr_jax/run/search.py
     stage.search.low = 0.01  # lowest candidate
     stage.search.high = 0.25  # highest candidate
     stage.search.count = 6  # candidates

@@ -11,8 +11,8 @@ cores) or `full` (256 px, a wider and deeper network, for real radiographs on an
 from ml_collections import ConfigDict
 
 from configs.curriculum import stage_config
+from cxr_jax.store.settings import to_settings
 from cxr_jax.tasks.segment import Segment
-from cxr_jax.tasks.settings import to_settings
 from data_pipelines.errors import UserError
 
 PRESETS = {

@@ -1,6 +1,6 @@
 """python -m cxr_jax.main --config configs/curriculum.py:moco_swav_rot [--workdir DIR]
 
-Trains and evaluates one curriculum; exit codes as in cxr_jax.command_line.
+Trains and evaluates one curriculum; exit codes as in cxr_jax.runtime.command_line.
 """
 
 import pathlib
@@ -9,8 +9,10 @@ import sys
 
 from ml_collections import ConfigDict
 
-from cxr_jax import command_line, curriculum, embedded, hosts, report
-from data_pipelines.prepared import CARD_FILE
+from cxr_jax import report
+from cxr_jax.run import curriculum, embedded
+from cxr_jax.runtime import command_line, hosts
+from data_pipelines.prepared.data import CARD_FILE
 
 EXAMPLE = '--config configs/curriculum.py:moco_swav_rot,preset=demo'
 FALLBACK = (

@@ -6,7 +6,7 @@
 `train` uses the images that have a lung mask. `apply` writes <prepared dir>/masks/NAME/ for every
 image of the config's data; --config.data.masks=NAME then trains a curriculum with these masks.
 With --model lung_vae --weights FILE the masks come from the published lungVAE instead. Exit codes
-as in cxr_jax.command_line.
+as in cxr_jax.runtime.command_line.
 """
 
 import pathlib
@@ -18,16 +18,18 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from cxr_jax import command_line, curriculum, embedded, parallel, provenance, segmenter
-from cxr_jax.embedded import DATA_DIR
-from cxr_jax.overlap import dice_and_iou, mean_figures
+from cxr_jax.evaluation.overlap import dice_and_iou, mean_figures
 from cxr_jax.report import segmentation
-from cxr_jax.stage import run_stage
-from cxr_jax.workdir import claim_workdir
-from data_pipelines import lung_quality, masks
+from cxr_jax.run import curriculum, embedded, segmenter
+from cxr_jax.run.embedded import DATA_DIR
+from cxr_jax.run.stage import run_stage
+from cxr_jax.run.workdir import claim_workdir
+from cxr_jax.runtime import command_line, parallel
+from cxr_jax.store import provenance
 from data_pipelines.errors import UserError
-from data_pipelines.prepared import PreparedData, Records, open_prepared
-from data_pipelines.splits import assign_folds
+from data_pipelines.prepared import lung_quality, masks
+from data_pipelines.prepared.data import PreparedData, Records, open_prepared
+from data_pipelines.preparing.splits import assign_folds
 
 SEGMENTER = flags.DEFINE_string('segmenter', None, 'apply: workdir of the trained segmenter.')
 NAME = flags.DEFINE_string('name', None, 'apply: name of the masks.')

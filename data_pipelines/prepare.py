@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipelines import beam, ingest
 from data_pipelines.datasets import DATASETS, synthetic_cxr
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
-from data_pipelines.identity import digest, pseudonym, read_or_create_salt
-from data_pipelines.prepared import CARD_FORMAT, PreparedData, open_prepared
-from data_pipelines.publish import publish
-from data_pipelines.raw_files import (
+from data_pipelines.prepared.data import CARD_FORMAT, PreparedData, open_prepared
+from data_pipelines.prepared.records import Entry
+from data_pipelines.preparing import beam, ingest
+from data_pipelines.preparing.identity import digest, pseudonym, read_or_create_salt
+from data_pipelines.preparing.items import (
     cache_folder,
     checked_processes,
     decode,
@@ -34,8 +34,8 @@ from data_pipelines.raw_files import (
     parse_share,
     prepare_share,
 )
-from data_pipelines.records import Entry
-from data_pipelines.splits import SPLITS, assign_splits, read_splits
+from data_pipelines.preparing.publish import publish
+from data_pipelines.preparing.splits import SPLITS, assign_splits, read_splits
 
 QUARANTINED = 3
 

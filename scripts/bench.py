@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cxr_jax.tasks import TASKS  # noqa: E402
+from cxr_jax.tasks import TASKS
 from scripts.benches import checkpoint, data, roofline, scale, start, step, train, views  # noqa: E402
 
 

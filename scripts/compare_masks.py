@@ -14,9 +14,9 @@ import sys
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax.finished import find_classifier
-from cxr_jax.overlap import mean_figures
-from cxr_jax.workdir import RUN_FILE
+from cxr_jax.evaluation.overlap import mean_figures
+from cxr_jax.run.finished import find_classifier
+from cxr_jax.run.workdir import RUN_FILE
 from data_pipelines.errors import UserError
 
 COLUMNS = ('ail_stored', 'ail_masks', 'area_stored', 'area_masks')

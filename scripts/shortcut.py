@@ -19,18 +19,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import curriculum, embedded
-from cxr_jax.comparison import aligned, paired_difference
-from cxr_jax.compilation import use_cache
-from cxr_jax.files import write_text
-from cxr_jax.finished import find_classifier
-from cxr_jax.interrupt import EXIT_CODE, Interrupted
-from cxr_jax.metrics import attention_figures, classification_figures
+from cxr_jax.evaluation.metrics import attention_figures, classification_figures
 from cxr_jax.report.formats import interval, percent, plain
 from cxr_jax.report.page import table
+from cxr_jax.run import curriculum, embedded
+from cxr_jax.run.finished import find_classifier
+from cxr_jax.runtime.compilation import use_cache
+from cxr_jax.runtime.interrupt import EXIT_CODE, Interrupted
+from cxr_jax.store.files import write_text
+from cxr_jax.study.comparison import aligned, paired_difference
 from data_pipelines.errors import UserError
-from data_pipelines.identity import SALT_FILE
 from data_pipelines.prepare import prepare
+from data_pipelines.preparing.identity import SALT_FILE
 from data_pipelines.synthetic import generate
 
 REGIONS = ('full', 'lungs_black', 'background')

@@ -2,7 +2,7 @@
 
     python scripts/until_done.py [--failures 5] -- python -m cxr_jax.main --config FILE:ARGUMENT
 
-What follows from the command's exit code (cxr_jax.command_line says what these mean):
+What follows from the command's exit code (cxr_jax.runtime.command_line says what these mean):
 
     0      done: this ends with 0
     75     stopped with everything saved, or another process is at work on the same: started

@@ -20,9 +20,9 @@ from PIL import Image
 
 from data_pipelines.datasets.base import Item
 from data_pipelines.datasets.image_folder import list_items
-from data_pipelines.dicom import read_image_file
-from data_pipelines.dicom_write import Storage, write_dicom
 from data_pipelines.errors import UserError
+from data_pipelines.raw.dicom import read_image_file
+from data_pipelines.raw.dicom_write import Storage, write_dicom
 from data_pipelines.synthetic.cases import CLASSES
 from data_pipelines.synthetic.siim_tables import ListedImage, write_mask, write_tables
 

@@ -50,7 +50,7 @@ def undisturbed(tiny_data, tmp_path_factory):
     """Task -> (Stage, Outcome, StageDirectory) of its uninterrupted training, done once."""
     import functools
 
-    from cxr_jax.stage_store import StageDirectory
+    from cxr_jax.store.stages import StageDirectory
     from tests import tiny
 
     @functools.cache

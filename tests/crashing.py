@@ -3,7 +3,7 @@
 import os
 import signal
 
-from data_pipelines.ingest import prepare_file
+from data_pipelines.preparing.ingest import prepare_file
 
 
 def die_on_the_second_patient(task):

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.curriculum import stage_config
-from cxr_jax import parallel
-from cxr_jax import state as states
 from cxr_jax.models import resnet
-from cxr_jax.models.backbone import Backbone
-from cxr_jax.optim import optimizer, rate_factor
+from cxr_jax.models.encoder import Backbone
+from cxr_jax.runtime import parallel
+from cxr_jax.store import trees
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts
-from cxr_jax.train_step import make_train_step
+from cxr_jax.train import state as states
+from cxr_jax.train.optim import optimizer, rate_factor
+from cxr_jax.train.step import make_train_step
 
 BATCH, STEPS, SIZE = 32, 10, 40
 DEPTH = 6  # a stem and two blocks
@@ -98,7 +99,7 @@ def train(case: str, mesh) -> dict[str, np.ndarray]:
         rows = parallel.put_rows(mesh, {name: values[own] for name, values in batch.items()})
         state, of_step = step(state, rows)
         metrics.append(jax.device_get(of_step))
-    tree = {'state': states.as_dict(state), 'metrics': metrics}
+    tree = {'state': trees.as_dict(state), 'metrics': metrics}
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

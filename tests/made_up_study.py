@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from cxr_jax import metrics
-from cxr_jax.comparison import compare_all, label_order
-from cxr_jax.seed_means import summarise
+from cxr_jax.evaluation import metrics
+from cxr_jax.study.comparison import compare_all, label_order
+from cxr_jax.study.seed_means import summarise
 
 CLASSES = ['negative', 'typical', 'indeterminate', 'atypical']
 KINDS = ('baseline', 'single', 'pair', 'triple')

@@ -11,10 +11,12 @@ import sys
 import jax
 import numpy as np
 
-from cxr_jax import curriculum, hosts, parallel, training
-from cxr_jax.interrupt import Interrupted
+from cxr_jax.run import curriculum
+from cxr_jax.runtime import hosts, parallel
+from cxr_jax.runtime.interrupt import Interrupted
+from cxr_jax.train import loop as training
 from data_pipelines.errors import UserError
-from data_pipelines.prepared import open_prepared
+from data_pipelines.prepared.data import open_prepared
 from tests import exactness, tiny
 
 STOPPED_AT = 3  # the step in which the last process gets SIGTERM

@@ -15,10 +15,13 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import curriculum, parallel, stage, training
-from cxr_jax import state as states
-from cxr_jax.models.backbone import build_backbone
-from cxr_jax.plan import make_plan
+from cxr_jax.models.encoder import build_backbone
+from cxr_jax.run import curriculum, stage
+from cxr_jax.run.plan import make_plan
+from cxr_jax.runtime import parallel
+from cxr_jax.store import trees
+from cxr_jax.train import loop as training
+from cxr_jax.train import state as states
 
 IMAGES, SIZE, STEPS = 48, 40, 8
 EVERY_STAGE = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 1.0, 'task.image_size': 32}
@@ -164,7 +167,7 @@ def last_state(finished) -> str:
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(finished.resolve() / 'checkpoints' / str(STEPS) / 'default')
     assert tree.keys() == states.TrainState.__dataclass_fields__.keys()
-    return states.sha256(jax.device_get(tree))
+    return trees.sha256(jax.device_get(tree))
 
 
 def curve(path) -> list[dict]:

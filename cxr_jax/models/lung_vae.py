@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax.models import torch_weights
+from cxr_jax.models import torch_names
 from cxr_jax.models.conv import xla_convolution
+from cxr_jax.models.lung_vae_images import CANVAS, to_canvas, to_mask
 from cxr_jax.models.norm import BatchNorm
 from data_pipelines.errors import UserError
-from data_pipelines.lung_vae_images import CANVAS, to_canvas, to_mask
 
 HIDDEN, LATENT = 16, 8  # of the published weights
 BATCH_NORM = ('image', 'running')
@@ -122,7 +122,7 @@ def load(path: str | pathlib.Path) -> dict:
     Strict: any missing, surplus or misshapen leaf raises UserError with the whole list.
     """
     kind = 'that `python -m scripts.convert_lungvae` wrote'
-    return fit(torch_weights.read_tensors(path, kind), path)
+    return fit(torch_names.read_tensors(path, kind), path)
 
 
 def fit(tensors: dict[str, np.ndarray], path) -> dict:
@@ -130,7 +130,7 @@ def fit(tensors: dict[str, np.ndarray], path) -> dict:
     images = jax.ShapeDtypeStruct((1, *CANVAS, 1), jnp.float32)
     shapes = jax.eval_shape(LungVAE().init, jax.random.key(0), images)
     model = 'the published lungVAE (not its variant without VAE)'
-    trees = torch_weights.fit(tensors, shapes['params'], shapes['batch_stats'], path, model)
+    trees = torch_names.fit(tensors, shapes['params'], shapes['batch_stats'], path, model)
     return dict(zip(('params', 'batch_stats'), trees, strict=True))
 
 

@@ -12,16 +12,16 @@
            metrics: {'loss', 'chance_loss', 'accuracy', ...}: final values, all optional,
            resumed: int (times), reused: bool (found finished, not trained again),
            notes: list of str (the values that 'auto' resolved to, what the search chose)}
-    test: what cxr_jax.metrics.classification_figures returns, or None
-    attention: what cxr_jax.metrics.attention_figures returns, or None
-    boxes: the same of cxr_jax.metrics.BOXES, or None
+    test: what cxr_jax.evaluation.metrics.classification_figures returns, or None
+    attention: what cxr_jax.evaluation.metrics.attention_figures returns, or None
+    boxes: the same of cxr_jax.evaluation.metrics.BOXES, or None
     versions: {package: version};  device: {'kind': str, 'count': int}
 
 results.json is this dict, with null for what is not finite.
 """
 
 from cxr_jax.report.console import format_table
-from cxr_jax.report.gallery import choose_examples
+from cxr_jax.report.figures.gallery import choose_examples
 from cxr_jax.report.writer import write_report
 
 __all__ = ['choose_examples', 'format_table', 'write_report']

@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.files import write_atomically, write_json, write_text
+from cxr_jax.report.figures.pictures import STYLE, curves_picture, new_figure
 from cxr_jax.report.formats import decimal, duration, interval, percent, plain
 from cxr_jax.report.page import table
-from cxr_jax.report.pictures import STYLE, curves_picture, new_figure
 from cxr_jax.report.writer import json_ready, save_figure
+from cxr_jax.store.files import write_atomically, write_json, write_text
 
 FIGURES = (
     ('dice', 'Dice of the masks as they are written'),

@@ -79,7 +79,7 @@ def title_of(run: dict) -> str:
 
 
 def tests_of(study: dict, class_set: str) -> list[dict]:
-    """What cxr_jax.metrics found on the test images, of each run of a class set that has it."""
+    """What was found on the test images, of each run of a class set that has it."""
     runs = [run for run in study['curricula'] if run['class_set'] == class_set]
     return [run['test'] for run in runs if run['test']]
 

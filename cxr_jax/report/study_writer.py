@@ -6,12 +6,12 @@ import pathlib
 
 from matplotlib.figure import Figure
 
-from cxr_jax.files import write_atomically, write_text
+from cxr_jax.report.figures.study_plots import bars_picture, search_picture
 from cxr_jax.report.study_page import FOLDER, picture_name, render_study
-from cxr_jax.report.study_plots import bars_picture, search_picture
 from cxr_jax.report.study_searches import searches_of
 from cxr_jax.report.study_tables import INSIDE, class_sets, has_attention, rows_of, tests_of
 from cxr_jax.report.writer import json_ready, save_figure
+from cxr_jax.store.files import write_atomically, write_text
 
 _KEYS = {
     'study': 'name command banner classes data regions seeds curricula plan comparisons means',

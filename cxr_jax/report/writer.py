@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.files import write_atomically, write_text
-from cxr_jax.report.gallery import gallery_picture
+from cxr_jax.report.figures.gallery import gallery_picture
+from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, roc_picture
 from cxr_jax.report.page import PICTURES, render_page
-from cxr_jax.report.pictures import confusion_picture, curves_picture, roc_picture
+from cxr_jax.store.files import write_atomically, write_text
 
 _KEYS = {
     'results': 'name banner preset region command backbone params_sha256 seed curriculum data '

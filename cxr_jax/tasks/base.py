@@ -1,11 +1,10 @@
 """The contract of a task: what one new file has to define."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from cxr_jax.store.settings import Auto
 from data_pipelines.errors import UserError
-
-Auto = int | Literal['auto']
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from cxr_jax.models.heads import Classifier, global_average_pool
-from cxr_jax.tasks.base import Auto, Task
+from cxr_jax.store.settings import Auto
+from cxr_jax.tasks.base import Task
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cxr_jax import parallel
 from cxr_jax.models.heads import PairHead, global_average_pool
+from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Task
 from cxr_jax.views.geometry import resize
 from data_pipelines.errors import UserError

@@ -13,7 +13,7 @@ import optax
 
 from cxr_jax.tasks.base import Task
 from cxr_jax.views import geometry, intensity
-from cxr_jax.views.opacity import block_out, diffuse_noise
+from cxr_jax.views.occlusion import block_out, diffuse_noise
 from data_pipelines.errors import UserError
 
 

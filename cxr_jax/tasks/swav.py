@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax import parallel
 from cxr_jax.models.heads import Projector, global_average_pool, unit_rows
-from cxr_jax.tasks.base import Auto, Task, queue_rows
+from cxr_jax.runtime import parallel
+from cxr_jax.store.settings import Auto
+from cxr_jax.tasks.base import Task, queue_rows
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 

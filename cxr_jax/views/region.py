@@ -27,3 +27,9 @@ def select_region(image, lung_mask, region: str, gray: float):
     if region == 'background':
         return jnp.where(inside, 0.0, image)
     return jnp.where(inside, image, gray if region == 'lungs_gray' else 0.0)
+
+
+def prepare_images(batch: dict, region: str, gray: float):
+    """Stored pixels of a batch -> images [b, R, R, 1] in [0, 1] of the region."""
+    images = to_unit_range(batch['image'])
+    return select_region(images, batch.get('lung_mask'), region, gray)

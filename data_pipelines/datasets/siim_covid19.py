@@ -12,13 +12,7 @@ The patient is known only to the DICOM headers.
 import ast
 from pathlib import Path
 
-from data_pipelines.datasets.base import (
-    LUNG_MASKS,
-    Item,
-    Listing,
-    existing_folder,
-    read_table,
-)
+from data_pipelines.datasets.base import LUNG_MASKS, Item, Listing, existing_folder, read_table
 from data_pipelines.errors import UserError
 
 CLASSES = ('negative', 'typical', 'indeterminate', 'atypical')

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipelines.dicom_write import Storage
+from data_pipelines.raw.dicom_write import Storage
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from data_pipelines.dicom_write import Storage, write_dicom
 from data_pipelines.errors import UserError
+from data_pipelines.preparing.workers import Died, map_isolated, with_progress
+from data_pipelines.raw.dicom_write import Storage, write_dicom
 from data_pipelines.synthetic.cases import CLASSES, Case, first_cases
 from data_pipelines.synthetic.imaging import Phantom, draw_phantom, draw_radiograph
-from data_pipelines.synthetic.siim_tables import (
-    ListedImage,
-    write_mask,
-    write_splits,
-    write_tables,
-)
+from data_pipelines.synthetic.siim_tables import ListedImage, write_mask, write_splits, write_tables
 from data_pipelines.synthetic.sites import SITES
-from data_pipelines.workers import Died, map_isolated, with_progress
 
 RECIPE_VERSION = 1  # raise when the pictures change: an unfinished folder is then not continued
 SMALLEST_IMAGE = 32

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 
 from configs.curriculum import stage_config
-from cxr_jax import optim
-from cxr_jax import state as states
-from cxr_jax.checkpoint import Checkpoints
-from cxr_jax.models.backbone import Backbone
+from cxr_jax.models.encoder import Backbone
 from cxr_jax.models.resnet import ResNet
+from cxr_jax.store.checkpoint import Checkpoints
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts
+from cxr_jax.train import optim
+from cxr_jax.train import state as states
 from scripts.benches.measure import say, spread
 
 

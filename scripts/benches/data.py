@@ -16,11 +16,11 @@ from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from data_pipelines import loader
 from data_pipelines.datasets.base import Item
-from data_pipelines.dicom_write import Storage, write_dicom
-from data_pipelines.ingest import make_task, prepare_file, prepare_image
 from data_pipelines.prepare import prepare
+from data_pipelines.prepared import loader
+from data_pipelines.preparing.ingest import make_task, prepare_file, prepare_image
+from data_pipelines.raw.dicom_write import Storage, write_dicom
 from scripts.benches.measure import report, take_turns
 
 SIZE = 256

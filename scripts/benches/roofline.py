@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax import memory
+from cxr_jax.runtime import allocator
 from scripts.benches.measure import say, timed
 from scripts.benches.step import OurStep
 
@@ -27,7 +27,7 @@ KINDS = {
 
 def bench_roofline(rounds: int) -> None:
     """The step's matrix products one by one, and its memory traffic, against the whole step."""
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     depth, size, batch = SIZES
     step = OurStep(depth, size, batch)
     step()

@@ -19,12 +19,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax import parallel
-from cxr_jax.plan import make_plan
-from data_pipelines import loader
-from data_pipelines.build import write_records
-from data_pipelines.prepared import CARD_FILE, CARD_FORMAT, open_prepared
-from data_pipelines.records import VERSION
+from cxr_jax.run.plan import make_plan
+from cxr_jax.runtime import parallel
+from data_pipelines.prepared import loader
+from data_pipelines.prepared.data import CARD_FILE, CARD_FORMAT, open_prepared
+from data_pipelines.prepared.records import VERSION
+from data_pipelines.preparing.build import write_records
 from scripts.benches.measure import report, say, spread, take_turns
 from scripts.benches.views import Scale, batch_of_noise, compiled_step, train_step_run
 

@@ -24,7 +24,7 @@ PARTS = ('imports_s', 'setup_s', 'first_step_s', 'total_s')
 def bench_start(rounds: int) -> None:
     """The demo on its embedded data, prepared before, with an empty and a filled compile cache."""
     from configs.curriculum import get_config
-    from cxr_jax.embedded import NAME
+    from cxr_jax.run.embedded import NAME
     from data_pipelines.prepare import prepare
 
     size = get_config(CONFIG.partition(':')[2]).data.size
@@ -48,7 +48,7 @@ def first_step(folder: Path, data: Path, cache: str, what: str) -> dict:
     flags = ['--config', CONFIG, f'--workdir={run}', f'--config.data.dir={data}']
     environment = os.environ | {
         'JAX_COMPILATION_CACHE_DIR': str(folder / cache),
-        # cxr_jax.compilation.MIN_COMPILE_SECONDS, which it sets for its own folder only.
+        # cxr_jax.runtime.compilation.MIN_COMPILE_SECONDS, which it sets for its own folder only.
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
     }
     command = [sys.executable, '-m', 'scripts.benches.start', repr(time.time()), *flags]
@@ -60,7 +60,9 @@ def first_step(folder: Path, data: Path, cache: str, what: str) -> dict:
 
 def stop_after_first_step(began: float) -> None:
     """Runs cxr_jax.main up to there, prints the times as JSON and ends this process."""
-    from cxr_jax import command_line, main, training
+    from cxr_jax import main
+    from cxr_jax.runtime import command_line
+    from cxr_jax.train import loop as training
 
     imported = time.time()
     make_train_step = training.make_train_step

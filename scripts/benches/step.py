@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.curriculum import stage_config
-from cxr_jax import memory, optim, parallel
-from cxr_jax import state as states
 from cxr_jax.models import conv, resnet
-from cxr_jax.models.backbone import Backbone
+from cxr_jax.models.encoder import Backbone
 from cxr_jax.models.heads import global_average_pool
+from cxr_jax.runtime import allocator, parallel
 from cxr_jax.tasks import TASKS
-from cxr_jax.train_step import make_train_step
+from cxr_jax.train import optim
+from cxr_jax.train import state as states
+from cxr_jax.train.step import make_train_step
 from scripts.benches.measure import report, take_turns, timed
 
 CLASSES, RATE = 4, 0.1
@@ -76,7 +77,7 @@ class OurStep:
 
 def bench_step(rounds: int, against: str = 'xla') -> None:
     """The whole train step on CPU against XLA's convolutions, or PyTorch's channels-last step."""
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     if against == 'xla':
         against_xla(rounds)
     else:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from cxr_jax.models.resnet import EXPANSION, STAGE_SIZES
-from cxr_jax.models.torch_weights import published_name
+from cxr_jax.models.torch_names import published_name
 
 
 class Block(nn.Module):

@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from cxr_jax import feed, memory, parallel
-from cxr_jax.models.backbone import compute_dtype, network_name
-from cxr_jax.training import LOG_STEPS
-from data_pipelines.prepared import open_prepared
+from cxr_jax.models.encoder import compute_dtype, network_name
+from cxr_jax.runtime import allocator, parallel
+from cxr_jax.train import feed
+from cxr_jax.train.loop import LOG_STEPS
+from data_pipelines.prepared.data import open_prepared
 from scripts.benches.measure import report, take_turns, timed
 from scripts.benches.scale import NAME, write_set
 from scripts.benches.views import (
@@ -36,7 +37,7 @@ def bench_train(rounds: int, tasks: Iterable[str] = TASKS) -> None:
     1 - `ratio` is the share of the time that is spent waiting for data. `flop_share`: operations
     of the compiled step, over the time, over those of a product of two large matrices.
     """
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     scale, mesh = _scale(), parallel.data_mesh()
     with tempfile.TemporaryDirectory() as folder:
         write_set(Path(folder), RECORDS, scale.stored)
@@ -92,7 +93,7 @@ def _peak_flop_per_s(size: int = 4096) -> float:
 
 def bench_together(rounds: int, task: str = 'rot') -> None:
     """Eight learning rates in one vmapped step against the same eight one after the other."""
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     mesh = parallel.data_mesh(jax.devices()[:1])
     for batch in TRIAL_BATCHES:
         scale = Scale(**vars(_scale()) | {'batch': batch})

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from configs.curriculum import get_config, stage_config
-from cxr_jax import optim, parallel
-from cxr_jax import state as states
-from cxr_jax.models.backbone import build_backbone, feature_width, network_name
+from cxr_jax.models.encoder import build_backbone, feature_width, network_name
+from cxr_jax.runtime import parallel
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Facts, Task
-from cxr_jax.train_step import make_train_step, make_views
+from cxr_jax.train import optim
+from cxr_jax.train import state as states
+from cxr_jax.train.step import make_train_step, make_views
 from scripts.benches.measure import say, take_turns
 
 REPEATS = 5  # calls of the views per round: they are short

@@ -1,0 +1,254 @@
+"""The search for a stage's learning rate (and batch size): candidates, trials, the choice.
+
+Protocols: `thesis` trains every candidate of a grid for the search epochs on all data, and the best
+one continues from its own state; `sampled` draws candidates and trains each on a fraction of the
+data with a short schedule of its own, then a full training starts with the winner (the
+deliverable's protocol, 8 % of the data); `halving` (successive halving, Jamieson and Talwalkar
+2016) cuts the candidates to a third again and again, each time at three times the epochs, and the
+survivor continues from its own state. A trial is the stage itself at the candidate's rate, stopped
+early: what continues is what an uninterrupted training at that rate would have been.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+
+import numpy as np
+
+from cxr_jax.run.together import can_train_together, train_together
+from cxr_jax.run.validation import Programs
+from cxr_jax.runtime import hosts
+from cxr_jax.store.files import write_json
+from cxr_jax.train.log import read_metrics
+from cxr_jax.train.loop import NotFinite, train
+from cxr_jax.train.stage import Stage
+from data_pipelines.errors import UserError
+
+PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
+SEARCH_FILE = 'search.json'
+VALUES_FILE = 'values.json'  # of a trial
+SURVIVORS = 3  # halving: one in this many goes on
+
+
+def candidate_rates(config, seed: int) -> list[float]:
+    """Rates of a stage's `search` config: an even grid, or draws for the protocol `sampled`."""
+    low, high, count = config.low, config.high, config.count
+    if config.protocol == 'sampled':
+        draws = np.random.default_rng(seed).uniform(size=count)
+        places = np.sort(draws)
+    else:
+        places = np.linspace(0, 1, count)
+    rates = low * (high / low) ** places if config.log else low + (high - low) * places
+    return [float(f'{rate:.6g}') for rate in rates]
+
+
+def rungs(protocol: str, candidates: int, epochs: int) -> list[int]:
+    """Epochs at which the candidates are compared; after each one fewer go on.
+
+    halving: as many cuts to a third as leave one, the last at a third of `epochs`.
+    """
+    if protocol != 'halving':
+        return [epochs]
+    cuts = max(math.ceil(math.log(candidates, SURVIVORS) - 1e-9), 1)
+    found = [round(epochs / SURVIVORS ** (cuts - k)) for k in range(cuts)]
+    return sorted({max(epoch, 1) for epoch in found})
+
+
+@dataclasses.dataclass
+class Trial:
+    """One candidate: its stage, and its value at the end of each epoch (NaN once diverged)."""
+
+    stage: Stage
+    name: str
+    values: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lr(self) -> float:
+        return self.stage.config.optimizer.lr
+
+
+def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
+    """The winning trial's stage, trained to the last rung; its files lie in `directory` then.
+
+    Trials live in `directory`/trials and resume like any training; `directory`/search.json tells
+    them all. With `sampled` the winner starts anew, on all data.
+    """
+    plan, best_first = stage.search, -1 if stage.task.higher_is_better else 1
+    trials = [
+        Trial(each, f'{k:02d}-lr{each.config.optimizer.lr:g}-batch{each.facts.batch_size}')
+        for k, each in enumerate(plan.trials)
+    ]
+    running, history = list(trials), []
+    stops = rungs(plan.protocol, len(trials), plan.epochs)
+    for number, epochs in enumerate(stops):
+        _advance_together(running, directory / 'trials', epochs, programs)
+        for trial in running:
+            _advance(trial, directory / 'trials' / trial.name, epochs, programs)
+        # Stable: equal values leave the lower rate in front.
+        ranked = sorted(running, key=lambda t: _rank(t.values.get(epochs), best_first))
+        if not math.isfinite(ranked[0].values.get(epochs, math.nan)):
+            raise UserError(
+                f'Every candidate of the search of stage {stage.name} diverged '
+                f'({", ".join(f"{t.lr:g}" for t in running)}); lower '
+                f'--config.stage.{stage.name}.search.low and .high.'
+            )
+        history.append({'epochs': epochs, 'trials': [t.name for t in running]})
+        keep = math.ceil(len(running) / SURVIVORS) if plan.protocol == 'halving' else 1
+        running = ranked[: 1 if number == len(stops) - 1 else keep]
+        _announce(stage, epochs, ranked, running)
+    winner = running[0]
+    hosts.on_first(_record, stage, directory, trials, winner, history)
+    if plan.protocol != 'sampled':
+        hosts.on_first(_take_over, directory / 'trials' / winner.name, directory)
+    return _winning_stage(stage, trials.index(winner))
+
+
+def chosen_stage(stage: Stage, directory: pathlib.Path) -> Stage:
+    """The winner according to `directory`/search.json; the stage itself if it has no search."""
+    if not stage.search:
+        return stage
+    found = json.loads((directory / SEARCH_FILE).read_text())
+    return _winning_stage(stage, [trial['chosen'] for trial in found['trials']].index(True))
+
+
+def _winning_stage(stage: Stage, number: int) -> Stage:
+    return dataclasses.replace(stage.search.winners[number], key=stage.key, content=stage.content)
+
+
+def _advance_together(
+    running: list[Trial], directory: pathlib.Path, epochs: int, programs: Programs
+) -> None:
+    """_advance for all that are still finite at once, where an accelerator takes it."""
+    for trial in running:
+        _read_values(trial, directory / trial.name)
+    going = [t for t in running if not any(map(math.isnan, t.values.values()))]
+    going = [t for t in going if max(t.values, default=0) < epochs]
+    stages = [trial.stage for trial in going]
+    if not can_train_together(stages, programs.mesh):
+        return
+    stage, own = stages[0], [directory / trial.name for trial in going]
+    for path in own:
+        path.mkdir(parents=True, exist_ok=True)
+    scratch, until = directory / f'together-{epochs}', epochs * stage.facts.steps_per_epoch
+    value_of = programs.validator(stage)
+    values = train_together(stages, programs.of(stage), own, scratch, until, value_of)
+    if values is None:
+        print(f'{stage.name}: too little memory for {len(going)} trials together; one by one.')
+        return
+    for trial, found in zip(going, values, strict=True):
+        trial.values |= found
+        _write_values(trial, directory / trial.name)
+    # Last: until then an interrupted search finds everything there.
+    shutil.rmtree(scratch)
+
+
+def _read_values(trial: Trial, directory: pathlib.Path) -> None:
+    def read() -> dict[int, float]:
+        path = directory / VALUES_FILE
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        return {int(k): _number(v) for k, v in found.items()}
+
+    trial.values |= hosts.on_first(read)
+
+
+def _write_values(trial: Trial, directory: pathlib.Path) -> None:
+    values = {str(k): _plain(v) for k, v in trial.values.items()}
+    hosts.on_first(write_json, directory / VALUES_FILE, values)
+
+
+def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Programs) -> None:
+    """Trains the trial up to `epochs` and values it after each one."""
+    hosts.on_first(lambda: directory.mkdir(parents=True, exist_ok=True))
+    per_epoch = trial.stage.facts.steps_per_epoch
+    _read_values(trial, directory)
+    if trial.values.keys() >= set(range(1, epochs + 1)) and _trained(directory, epochs * per_epoch):
+        return
+    if any(math.isnan(value) for value in trial.values.values()):
+        trial.values[epochs] = math.nan
+        return
+    value_of = programs.validator(trial.stage)
+
+    def watch(state):
+        # Before the state is saved: a trial killed in between values this epoch once more.
+        trial.values[int(state.step) // per_epoch] = value_of(state)
+        _write_values(trial, directory)
+
+    try:
+        train(trial.stage, programs.of(trial.stage), directory, epochs * per_epoch, watch=watch)
+    except NotFinite:
+        trial.values[epochs] = math.nan
+        _write_values(trial, directory)
+
+
+def _trained(directory: pathlib.Path, step: int) -> bool:
+    def newest() -> int:
+        names = [path.name for path in directory.glob('checkpoints/*')]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    return hosts.on_first(newest) >= step
+
+
+def _rank(value: float | None, best_first: int) -> float:
+    return math.inf if value is None or math.isnan(value) else best_first * value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _announce(stage: Stage, epochs: int, ranked: list[Trial], running: list[Trial]) -> None:
+    told = ', '.join(f'{t.lr:g}: {t.values.get(epochs, math.nan):.4g}' for t in ranked)
+    kept = ', '.join(f'{t.lr:g}' for t in running)
+    head = f'{stage.name}: {stage.task.judged_by} of each rate after {epochs} epochs'
+    print(f'{head}: {told}; {kept} goes on', flush=True)
+
+
+def _record(stage, directory, trials: list[Trial], winner: Trial, history: list[dict]) -> None:
+    """search.json: every trial with its values and losses per epoch, and what was spent."""
+    rows = []
+    for trial in trials:
+        per_epoch = trial.stage.facts.steps_per_epoch
+        losses = [
+            row['loss'] for row in read_metrics(directory / 'trials' / trial.name / 'metrics.jsonl')
+        ]
+        whole = range(0, len(losses) // per_epoch * per_epoch, per_epoch)
+        rows.append({
+            'lr': trial.lr,
+            'batch_size': trial.stage.facts.batch_size,
+            'epochs': sorted(trial.values),
+            'values': [_plain(trial.values[k]) for k in sorted(trial.values)],
+            'losses': [sum(losses[i : i + per_epoch]) / per_epoch for i in whole],
+            'rungs': [rung['epochs'] for rung in history if trial.name in rung['trials']],
+            'chosen': trial is winner,
+        })  # fmt: skip
+    write_json(directory / SEARCH_FILE, {
+        'task': stage.name,
+        'protocol': stage.search.protocol,
+        'metric': stage.task.judged_by,
+        'higher_is_better': stage.task.higher_is_better,
+        'epochs': stage.search.epochs,
+        'trials': rows,
+        # Not above what a trial that diverged had reached.
+        'total_epochs': sum(len(row['losses']) for row in rows),
+    })  # fmt: skip
+
+
+def _take_over(trial: pathlib.Path, directory: pathlib.Path) -> None:
+    """The winner's checkpoints and log as the stage's own, unless it has gone on already."""
+    if (directory / 'checkpoints').is_dir() and (directory / 'metrics.jsonl').is_file():
+        return
+    for name in ('metrics.jsonl', 'checkpoints'):  # checkpoints last: they are what is looked for
+        temporary = directory / f'{name}.taking'
+        shutil.rmtree(temporary, ignore_errors=True)
+        if name == 'checkpoints':
+            shutil.copytree(trial / name, temporary)
+            shutil.rmtree(directory / name, ignore_errors=True)
+        else:
+            shutil.copy(trial / name, temporary)
+        temporary.rename(directory / name)

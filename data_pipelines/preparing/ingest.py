@@ -1,0 +1,184 @@
+"""One image file to prepared arrays, kept as one small file per image until the set is built.
+
+The cache makes a killed or extended run do only what is missing. It takes about as much room as
+the prepared set and a few hundredths of the raw DICOM files, and may be deleted at any time. It
+holds digests of ids (see identity.py), so its folder is readable by its owner only.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.datasets.base import Item
+from data_pipelines.preparing.identity import digest
+from data_pipelines.raw.dicom import UnreadableRadiograph, read_image_file, read_radiograph
+from data_pipelines.raw.resize import (
+    pad_to_square_and_resize,
+    prepared_spacing,
+    resize_mask_nearest,
+)
+
+# Part of every cache key: raise it when the same file would be prepared differently.
+DECODER_VERSION = 1
+KEPT_HEADER = (
+    'sex', 'age', 'view', 'source', 'bits', 'transfer_syntax', 'photometric', 'warnings',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker process needs to prepare one image, and where it leaves the result."""
+
+    path: Path
+    relative: str
+    lung_mask: Path | None
+    size: int
+    bits: int
+    result: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared image [R, R] uint8 or uint16, its lung mask [R, R] 0/1 or None, and `meta`:
+    sizes and spacings, header values, digests of ids and of pixels, sums for statistics."""
+
+    image: np.ndarray
+    lung_mask: np.ndarray | None
+    meta: dict
+
+
+def file_state(path: Path | None) -> tuple:
+    """Size and time of change of a file; () when there is none."""
+    if path is None or not path.is_file():
+        return ()
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def make_task(item: Item, size: int, bits: int, cache: Path) -> Task:
+    # Relative paths, so that machines which mount the source elsewhere share the cache.
+    mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
+    key = (
+        item.relative, file_state(item.path), mask, file_state(item.lung_mask),
+        size, bits, DECODER_VERSION,
+    )  # fmt: skip
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    return Task(item.path, item.relative, item.lung_mask, size, bits, cache / f'{name}.npz')
+
+
+def prepare_file(task: Task) -> str:
+    """Prepare one image and write task.result; returns '' or the reason it cannot be read.
+
+    An error of writing, such as a full disk, is raised: it is not the file's fault.
+    """
+    try:
+        prepared = _prepare(task)
+    except UnreadableRadiograph as error:
+        return str(error)
+    except Exception as error:
+        # A decoder's own message may quote the header, which holds the patient's name.
+        return f'{type(error).__name__} while decoding'
+    arrays = {'image': prepared.image}
+    if prepared.lung_mask is not None:
+        arrays['lung_mask'] = np.packbits(prepared.lung_mask)
+    arrays['meta'] = np.frombuffer(json.dumps(prepared.meta).encode(), np.uint8)
+    # Not the process's number: another machine's may be the same.
+    temporary = task.result.with_suffix(f'.{uuid.uuid4().hex}.tmp')
+    with temporary.open('wb') as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, task.result)
+    return ''
+
+
+def load(result: Path) -> Prepared:
+    """Read back what prepare_file wrote."""
+    with np.load(result) as arrays:
+        image = arrays['image']
+        mask = None
+        if 'lung_mask' in arrays:
+            mask = np.unpackbits(arrays['lung_mask'], count=image.size).reshape(image.shape)
+        return Prepared(image, mask, json.loads(arrays['meta'].tobytes()))
+
+
+def load_meta(result: Path) -> dict:
+    with np.load(result) as arrays:
+        return json.loads(arrays['meta'].tobytes())
+
+
+def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Values in [0, 1] to uint8 (bits 8) or uint16 (bits 16) over the whole range, rounded."""
+    top = 2**bits - 1
+    return np.rint(pixels * np.float32(top)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[int, int], dict]:
+    """Read, pad, resize and quantise one file: the image [size, size], the file's (H, W) and its
+    header. Raises UnreadableRadiograph."""
+    is_dicom = path.suffix.lower() == '.dcm'
+    radiograph = (read_radiograph if is_dicom else read_image_file)(path)
+    pixels, header = radiograph.pixels, radiograph.header
+    resized = pad_to_square_and_resize(pixels, size, header['spacing'])
+    return quantise(resized, bits), pixels.shape, header
+
+
+def _prepare(task: Task) -> Prepared:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
+        image, shape, header = prepare_image(task.path, task.size, task.bits)
+    spacing = header['spacing']
+    mask = None
+    if task.lung_mask is not None:
+        mask = resize_mask_nearest(_read_mask(task.lung_mask, shape), task.size, spacing)
+    meta = {
+        'size': task.size,
+        'original_size': shape,
+        'original_spacing': spacing,
+        'spacing': prepared_spacing(shape, task.size, spacing),
+        'patient': digest('patient', header['patient_id']) if header['patient_id'] else '',
+        'study': digest('study', header['study_uid']) if header['study_uid'] else '',
+        'image_hash': hashlib.sha256(image.tobytes()).hexdigest(),
+        'mask_hash': '' if mask is None else hashlib.sha256(mask.tobytes()).hexdigest(),
+        'sums': pixel_sums(image, mask),
+        **{name: header[name] for name in KEPT_HEADER},
+    }
+    return Prepared(image, mask, meta)
+
+
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A lung mask file as uint8 0/1 [H, W]; its brighter half is lung (255, or 1)."""
+    try:
+        with Image.open(path) as file:
+            values = np.asarray(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = f'its lung mask is unreadable ({type(error).__name__})'
+        raise UnreadableRadiograph(reason) from None
+    if values.ndim == 3:
+        values = values[..., :3].max(axis=-1)
+    if values.shape != tuple(shape):
+        raise UnreadableRadiograph(
+            f'its lung mask is {values.shape[0]} x {values.shape[1]}, '
+            f'the image {shape[0]} x {shape[1]}'
+        )
+    return (values > values.max() / 2).astype(np.uint8)
+
+
+def pixel_sums(image: np.ndarray, mask: np.ndarray | None) -> dict[str, int]:
+    """Count, sum and sum of squares of all pixels and of the lungs, as exact integers."""
+
+    def add_up(name: str, values: np.ndarray) -> dict[str, int]:
+        values = values.astype(np.uint64)
+        return {
+            f'{name}_n': values.size,
+            f'{name}_sum': int(values.sum()),
+            f'{name}_squares': int((values * values).sum()),
+        }
+
+    sums = add_up('all', image)
+    return sums if mask is None else sums | add_up('lung', image[mask.astype(bool)])

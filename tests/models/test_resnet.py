@@ -1,0 +1,226 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.curriculum import stage_config
+from cxr_jax.models.conv import conv2d, max_pool, winograd, xla_convolution
+from cxr_jax.models.encoder import Backbone, build_network
+from cxr_jax.models.norm import EPSILON, MOMENTUM, BatchNorm
+from cxr_jax.models.resnet import ResNet
+from cxr_jax.models.torch_names import load_weights
+from cxr_jax.runtime import parallel
+from cxr_jax.store import trees
+from cxr_jax.tasks import TASKS
+from cxr_jax.train import optim
+from cxr_jax.train import state as states
+from cxr_jax.train.step import make_train_step
+from data_pipelines.errors import UserError
+from tests.conftest import GOLDEN
+
+
+def load(depth, channels=3):
+    network = ResNet(depth, width=8)
+    images = jnp.zeros((2, 64, 64, channels))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
+    path = GOLDEN / f'resnet{depth}_width8_torchvision.safetensors'
+    return network, load_weights(path, shapes['params'], shapes['batch_stats'])
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_agrees_with_torchvision(golden, depth):
+    vectors = golden(f'resnet{depth}_width8')
+    network, (params, stats) = load(depth)
+    images = vectors['input_nchw'].transpose(0, 2, 3, 1)
+    variables = {'params': params, 'batch_stats': stats}
+    features, layers = network.apply(
+        variables,
+        images,
+        train=False,
+        capture_intermediates=lambda module, _: 'layer1' in (module.name or ''),
+    )
+    np.testing.assert_allclose(features.mean((1, 2)), vectors['pooled_eval'], atol=1e-4)
+    last = max(layers['intermediates'])
+    layer1 = layers['intermediates'][last]['__call__'][0].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(layer1, vectors['layer1_eval_nchw'], atol=1e-4)
+    trained, _ = network.apply(variables, images, train=True, mutable=['batch_stats'])
+    # Batch statistics of 8 values amplify rounding: the ResNet-50 vector (float32) is itself 2.2e-4
+    # from a float64 run at its worst entry, so this one is compared as a whole.
+    difference = np.linalg.norm(trained.mean((1, 2)) - vectors['pooled_train'])
+    assert difference < 1e-4 * np.linalg.norm(vectors['pooled_train'])
+
+
+def test_folded_stem_equals_repeated_grey(golden):
+    grey = golden('resnet18_width8')['input_nchw'][:, :1].transpose(0, 2, 3, 1)
+    network, (params, stats) = load(18)
+    folded_params, _ = load(18, channels=1)[1]
+    three = network.apply({'params': params, 'batch_stats': stats}, grey.repeat(3, -1), train=False)
+    one = network.apply({'params': folded_params, 'batch_stats': stats}, grey, train=False)
+    np.testing.assert_allclose(one, three, atol=1e-4)
+
+
+def test_wrong_width_lists_every_leaf():
+    shapes = jax.eval_shape(
+        lambda: ResNet(18, width=16).init(jax.random.key(0), jnp.zeros((2, 64, 64, 3)), train=True)
+    )
+    path = GOLDEN / 'resnet18_width8_torchvision.safetensors'
+    with pytest.raises(UserError) as error:
+        load_weights(path, shapes['params'], shapes['batch_stats'])
+    leaves = len(jax.tree.leaves(shapes))
+    assert f'{leaves} leaves differ' in str(error.value)
+    assert 'layer4.0.downsample.1.running_var: in the file (64,)' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('size', 'stride', 'height', 'width', 'channels'),
+    [
+        (3, 1, 9, 8, 5),
+        (3, 2, 9, 8, 5),
+        (7, 2, 8, 9, 1),
+        (1, 2, 9, 8, 5),
+        (1, 1, 8, 8, 5),
+        # From here on Winograd's: whole tiles, then a part of one at either edge.
+        (3, 1, 4, 6, 171),
+        (3, 1, 5, 6, 171),
+        (3, 1, 6, 5, 205),
+    ],
+)
+def test_cpu_lowering_equals_xla_convolution(size, stride, height, width, channels):
+    """Value and both gradients, for every branch of the lowering, in float64."""
+    rng = np.random.default_rng(width)
+    features = channels + 1
+    x = rng.normal(size=(2, height, width, channels))
+    kernel = rng.normal(size=(size, size, channels, features)) / (size * channels**0.5)
+    weight = rng.normal(size=(2, -(-height // stride), -(-width // stride), features))
+
+    def value_and_gradients(convolve):
+        # Squared, so that the gradient depends on the value and every path is exercised.
+        function = jax.value_and_grad(
+            lambda x, k: (jnp.square(convolve(x, k, stride, size // 2)) * weight).sum(), (0, 1)
+        )
+        return jax.tree.leaves(function(jnp.asarray(x), jnp.asarray(kernel)))
+
+    with jax.enable_x64(True):
+        expected = value_and_gradients(xla_convolution)
+        for a, b in zip(value_and_gradients(conv2d), expected, strict=True):
+            assert a.dtype == jnp.float64
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_winograd_rounds_little():
+    """float32 at the widest layer of a ResNet-18 against float64."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 4, 4, 512)).astype('float32')
+    kernel = rng.normal(size=(3, 3, 512, 512)).astype('float32')
+    with jax.enable_x64(True):
+        exact = np.asarray(xla_convolution(*(jnp.asarray(a, float) for a in (x, kernel)), 1, 1))
+    error = np.linalg.norm(winograd(x, kernel) - exact) / np.linalg.norm(exact)
+    assert error < 3e-6
+
+
+@pytest.mark.parametrize('size', [(8, 8), (9, 6)])
+def test_max_pool_equals_window_maximum(size):
+    """Value and gradient; no two values of the input are equal."""
+    values = np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3)
+    x = values.reshape(2, *size, 3).astype('float32')
+
+    def value_and_gradient(pool):
+        return jax.value_and_grad(lambda x: jnp.square(pool(x)).sum())(x)
+
+    expected = value_and_gradient(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+    for a, b in zip(value_and_gradient(max_pool), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def loss_of(network, images):
+    def loss(params, stats):
+        variables = {'params': params, 'batch_stats': stats}
+        y, stats = network.apply(variables, images, train=True, mutable=['batch_stats'])
+        return jnp.square(y).sum(), stats
+
+    return loss
+
+
+def test_rematerialisation_keeps_the_gradients():
+    """In float64: float32 rounds by 4e-6 in another order."""
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3))
+    _, variables = load(18)
+
+    def gradients(remat):
+        loss = loss_of(build_network(18, 8, dtype=jnp.float64, remat=remat), jnp.asarray(images))
+        return jax.jit(jax.grad(loss, has_aux=True))(*variables)
+
+    with jax.enable_x64(True):
+        expected, found = gradients(False), gradients(True)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('depth', [50, 121])
+def test_rematerialisation_keeps_fewer_arrays(depth):
+    """Same parameters; what is kept for the gradient, on any platform, is less than half."""
+    images = jnp.zeros((8, 64, 64, 1))
+
+    def kept(remat):
+        network = build_network(depth, 8, remat=remat)
+        variables = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
+        loss = loss_of(network, images)
+        gradient = jax.eval_shape(
+            lambda *arguments: jax.vjp(loss, *arguments, has_aux=True)[1],
+            variables['params'],
+            variables['batch_stats'],
+        )
+        return trees.leaf_table(variables), sum(x.size for x in jax.tree.leaves(gradient))
+
+    (expected, everything), (found, some) = kept(False), kept(True)
+    assert found == expected
+    assert some < everything / 2
+
+
+def test_batch_norm_of_bfloat16_is_computed_in_float32():
+    """Against NumPy in float64: the same numbers in bfloat16 would be 1e-2 off."""
+    x = np.random.default_rng(0).normal(3.0, 0.5, (8, 4, 4, 3)).astype(jnp.bfloat16)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updated = norm.apply(variables, x, train=True, mutable=['batch_stats'])
+    assert y.dtype == jnp.bfloat16
+    wide = x.astype('float64').reshape(-1, 3)
+    normalised = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + EPSILON)
+    np.testing.assert_allclose(
+        np.asarray(y, 'float64').reshape(-1, 3), normalised, rtol=2**-8, atol=1e-5
+    )
+    stats = updated['batch_stats']
+    np.testing.assert_allclose(stats['mean'], (1 - MOMENTUM) * wide.mean(0), rtol=1e-5)
+    expected = MOMENTUM + (1 - MOMENTUM) * wide.var(0, ddof=1)
+    np.testing.assert_allclose(stats['var'], expected, rtol=1e-5)
+
+
+def test_bfloat16_step_keeps_state_and_losses_in_float32():
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    network = ResNet(18, width=8, dtype=jnp.bfloat16, axis_name=parallel.AXIS)
+    backbone = Backbone(network, mean=0.5, std=0.25)
+    task = TASKS['classify'](image_size=32, classes=4)
+    config = stage_config('classify').optimizer
+    transform, factor = optim.optimizer(config), optim.rate_factor(config, 100, 10)
+    step = make_train_step(task, backbone, transform, factor, mesh, 'full', gray=0.5)
+
+    def fresh():
+        params, stats = backbone.init(jax.random.key(0), 32)
+        return states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.1)
+
+    state = jax.eval_shape(fresh)
+    batch = {
+        'image': jax.ShapeDtypeStruct((4, 32, 32, 1), 'uint8'),
+        'label': jax.ShapeDtypeStruct((4,), 'int32'),
+    }
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert trees.leaf_table(after) == trees.leaf_table(state)
+    floating = [x.dtype for x in jax.tree.leaves((after, metrics)) if x.dtype.kind not in 'iu']
+    assert metrics['loss'].dtype == jnp.float32 and set(floating) == {jnp.dtype('float32')}
+    features = jax.eval_shape(lambda: network.init_with_output(
+        jax.random.key(0), jnp.zeros((4, 32, 32, 1)), train=True,
+        capture_intermediates=lambda module, _: module.name == 'layer1_0',
+    ))[1]['intermediates']['layer1_0']['__call__'][0]  # fmt: skip
+    assert features.dtype == jnp.bfloat16
