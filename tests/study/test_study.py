@@ -24,7 +24,7 @@ CURRICULA, REGIONS = ('scratch', 'rot', 'relloc', 'rot_relloc'), ('full', 'lungs
 def overrides(data) -> dict:
     """Flat: a study of tests.tiny."""
     run = {f'run.{k}': v for k, v in tiny.settings('moco_swav_rot_relloc').items()}
-    run |= {'run.data.dir': str(data.directory.parents[2]), 'run.stage.rot.search.protocol': 'off'}
+    run |= {'run.data.dir': str(data.directory.parents[1]), 'run.stage.rot.search.protocol': 'off'}
     return run | {'curricula': CURRICULA, 'regions': REGIONS, 'resamples': 200}
 
 
