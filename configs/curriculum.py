@@ -45,7 +45,7 @@ def get_config(argument: str = '') -> ConfigDict:
             continue
         kind, _, field = rest.partition('.')
         for name in config.stage:
-            if kind_of(name) == kind:
+            if kind in (kind_of(name), 'readout' if name in READOUTS else ''):
                 config.update_from_flattened_dict({f'stage.{name}.{field}': value})
     return config.lock()
 

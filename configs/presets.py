@@ -37,10 +37,10 @@ SIIM_STUDY = {
     'stage.swav.task.augment.rotation': 10.0,
     'stage.swav.task.augment.jitter': 0.0,
     'stage.swav.task.augment.blur': 0.0,
-    'stage.classify.batch_size': 64,
-    'stage.classify.epochs': 150,
-    'stage.classify.optimizer.lr': 0.01,
-    'stage.classify.optimizer.schedule': 'constant',
+    'stage.readout.batch_size': 64,
+    'stage.readout.epochs': 150,
+    'stage.readout.optimizer.lr': 0.01,
+    'stage.readout.optimizer.schedule': 'constant',
 }
 
 # Five minutes on two CPU cores, set-up included: little of everything, enough to beat chance.
@@ -87,13 +87,13 @@ DEMO = {
     # LARS moves a weight by a thousandth of its size per step: too little for fifty steps.
     'stage.swav.optimizer.name': 'sgd',
     'stage.swav.optimizer.lr': 0.3,
-    'stage.classify.batch_size': 32,
-    'stage.classify.epochs': 30,
-    'stage.classify.task.image_size': 64,
-    'stage.classify.task.augment.crop_scale': (0.6, 1.0),
-    'stage.classify.optimizer.lr': 0.02,
-    'stage.classify.optimizer.schedule': 'cosine',
-    'stage.classify.optimizer.warmup_epochs': 1.0,
+    'stage.readout.batch_size': 32,
+    'stage.readout.epochs': 30,
+    'stage.readout.task.image_size': 64,
+    'stage.readout.task.augment.crop_scale': (0.6, 1.0),
+    'stage.readout.optimizer.lr': 0.02,
+    'stage.readout.optimizer.schedule': 'cosine',
+    'stage.readout.optimizer.warmup_epochs': 1.0,
 }
 
 RECIPES = {'siim_study': SIIM_STUDY, 'demo': DEMO, 'papers': {}}  # papers: the tasks' own recipes

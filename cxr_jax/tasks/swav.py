@@ -71,7 +71,7 @@ class SwAV(Task):
     # The official script for small batches: scripts/swav_200ep_bs256_pretrain.sh.
     recipe: ClassVar[dict] = {
         'epochs': 200,
-        'optimizer.name': 'lars',
+        'optimizer.name': 'larc',
         'optimizer.lr': 0.6,
         'optimizer.weight_decay': 1e-6,
         'optimizer.head_weight_decay': 1e-6,
