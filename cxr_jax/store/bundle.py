@@ -8,15 +8,12 @@ Three things can be wrong, and they are told apart. Damaged: the bytes are not t
 written. UserError: they are, and this version cannot use them. OSError: the system did not say.
 """
 
-import json
 import pathlib
 import re
 
-import jax
-
 from cxr_jax.store import trees
 from cxr_jax.store.arrays import Leaf, read_arrays, read_table, write_arrays
-from cxr_jax.store.files import Damaged, exists, json_sha256, read_json, write_json
+from cxr_jax.store.files import Damaged, exists, read_sealed, write_sealed
 from data_pipelines.errors import UserError
 
 BUNDLE = 'bundle.json'
@@ -45,32 +42,16 @@ def write_bundle(folder: pathlib.Path, parts: dict[str, dict], description: dict
             'arrays': len(arrays),
             'bytes': sum(array.nbytes for array in arrays.values()),
         }
-    # As JSON has it: numbers as names become text, tuples lists.
-    content = json.loads(json.dumps({'format': FORMAT, **description, 'parts': told}))
-    content['sha256'] = json_sha256(content)
-    write_json(folder / BUNDLE, content)
-    return content
+    content = {'format': FORMAT, **description, 'parts': told}
+    return write_sealed(folder / BUNDLE, content)
 
 
 def read_description(folder: pathlib.Path) -> dict:
     """The content of bundle.json, whose own hash was checked; no part is opened."""
-    path = folder / BUNDLE
     try:
-        content = read_json(path)
+        return read_sealed(folder / BUNDLE, FORMAT)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_bundle(folder) from None
-    if 'format' not in content:
-        raise Damaged(f'{path} is damaged: it does not tell its format.')
-    if content['format'] != FORMAT:
-        raise UserError(
-            f'{path} has format {content["format"]!r}; this version of cxr_jax reads format '
-            f'{FORMAT}. Use the version that wrote it, or name another folder; to have this '
-            'version train it anew, move the folder away.'
-        )
-    told = content.get('sha256')
-    if told != json_sha256({k: v for k, v in content.items() if k != 'sha256'}):
-        raise Damaged(f'{path} is damaged: its content is not what was written.')
-    return content
 
 
 def read_parts(folder: pathlib.Path, names: tuple[str, ...] | None = None) -> dict[str, dict]:
@@ -113,15 +94,15 @@ def fit(part: dict, like: dict, what: str) -> dict:
     Strict on names, shapes and dtypes; otherwise UserError with every difference. `what` names the
     part in it, as 'encoder of stage moco'.
     """
-    differences = trees.differences(part, like, 'it', 'this model')
+    tables = trees.leaf_table(part), trees.leaf_table(like)
+    differences = trees.table_differences(*tables, 'it', 'this model')
     if differences:
         raise UserError(
             f'The {what} does not fit this model; {len(differences)} arrays differ (name: shape, '
             'dtype). Use the settings it was trained with (of an encoder: --config.encoder), or '
             'start from something else.\n' + '\n'.join(differences)
         )
-    found = trees.by_name(part)
-    return jax.tree_util.tree_map_with_path(lambda path, _: found[trees.name_of(path)], like)
+    return trees.like_tree(trees.by_name(part), like)
 
 
 def _check_names(folder: pathlib.Path, told: dict, names) -> None:

@@ -48,8 +48,38 @@ def read_json(path: pathlib.Path) -> dict:
     return content
 
 
-def json_sha256(content) -> str:
-    """SHA-256 of the canonical JSON of `content`: sorted names, no spaces."""
+def write_sealed(path: pathlib.Path, content: dict) -> dict:
+    """`content`, which has a `format`, with its own hash as `sha256`; returns what is there."""
+    sealed = seal(content)
+    write_json(path, sealed)
+    return sealed
+
+
+def seal(content: dict) -> dict:
+    """`content` as JSON has it (names are text, tuples lists), with its hash as `sha256`."""
+    content = json.loads(json.dumps(content))
+    return content | {'sha256': _json_sha256(content)}
+
+
+def read_sealed(path: pathlib.Path, known_format: int) -> dict:
+    """What write_sealed wrote. Damaged if it is not that, UserError if its format is another."""
+    content = read_json(path)
+    if 'format' not in content:
+        raise Damaged(f'{path} is damaged: it does not tell its format.')
+    # First: another format may have another seal.
+    if content['format'] != known_format:
+        raise UserError(
+            f'{path} has format {content["format"]!r}; this version of cxr_jax reads format '
+            f'{known_format}. Use the version that wrote it, or move {path.parent} away: what was '
+            'in it is then trained anew.'
+        )
+    told = content.pop('sha256', None)
+    if told != _json_sha256(content):
+        raise Damaged(f'{path} is damaged: its content is not what was written.')
+    return content | {'sha256': told}
+
+
+def _json_sha256(content: dict) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -41,9 +41,13 @@ def nested(arrays: dict) -> dict:
     return tree
 
 
-def differences(found, expected, left: str, right: str) -> list[str]:
-    """One line for every leaf whose name, shape or dtype is not the same in both trees."""
-    found, expected = leaf_table(found), leaf_table(expected)
+def like_tree(arrays: dict, like):
+    """The arrays by name in the structure of `like`, which has leaves of just these names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[name_of(path)], like)
+
+
+def table_differences(found: dict, expected: dict, left: str, right: str) -> list[str]:
+    """One line for every entry that is not the same in two leaf tables."""
 
     def told(table, name):
         if name not in table:

@@ -7,8 +7,8 @@ different rates share one compiled step.
     sgd    g + wd·w, then momentum (torch.optim.SGD)
     larc   trust·|w| / (|g| + wd·|w| + eps) · (g + wd·w), then momentum (apex's LARC without
            clipping: official SwAV); where |w| or |g| is zero, g without decay
-    lars   trust·|w| / |g + wd·w| · (g + wd·w), then momentum (You et al. 2017, algorithm 1, as
-           official Barlow Twins has it); where a norm is zero, g + wd·w
+    lars   trust·|w| / |g + wd·w| · (g + wd·w), then momentum (LARS of You et al. 2017 as official
+           Barlow Twins computes it); where a norm is zero, g + wd·w
     adamw  Adam, then wd·w is added (Loshchilov and Hutter 2019, algorithm 2; optax)
 
 The rate stays outside the momentum in all of them.
@@ -23,6 +23,7 @@ import optax
 
 from cxr_jax.store import trees
 from cxr_jax.store.settings import setting
+from cxr_jax.train.groups import Group, assign, freeze, map_groups
 from data_pipelines.errors import UserError
 
 OPTIMIZERS = ('sgd', 'lars', 'larc', 'adamw')
@@ -89,27 +90,6 @@ class OptimizerSettings:
         return idle
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """How the parameters move whose name `pattern` matches as a whole, as 'encoder/conv1/kernel'.
-
-    `one_dimensional`: only parameters with at most one axis (True), only the others (False).
-    """
-
-    pattern: str = '.*'
-    one_dimensional: bool | None = None
-    decay: float = 0.0
-    trust: bool = True
-    rate: float = 1.0
-    first_step: int = 0  # before it they stand still, as if training began there
-    frozen: bool = False  # for good
-
-    def matches(self, name: str, parameter) -> bool:
-        """Whether a parameter, an array or its abstract one, is of this group."""
-        fits = self.one_dimensional in (None, parameter.ndim <= 1)
-        return fits and re.fullmatch(self.pattern, name) is not None
-
-
 def groups_of(settings: OptimizerSettings, frozen: dict[str, int | None]) -> tuple[Group, ...]:
     """The groups in their order: the first one that matches a parameter is its own.
 
@@ -135,18 +115,6 @@ def groups_of(settings: OptimizerSettings, frozen: dict[str, int | None]) -> tup
     return tuple(found)
 
 
-def assign(params, groups: tuple[Group, ...]) -> dict[str, Group]:
-    """{name: its group} of every parameter; ValueError for one that no group matches."""
-    found = {}
-    for path, parameter in jax.tree_util.tree_leaves_with_path(params):
-        name = trees.name_of(path)
-        own = next((group for group in groups if group.matches(name, parameter)), None)
-        if own is None:
-            raise ValueError(f'no group matches the parameter {name}')
-        found[name] = own
-    return found
-
-
 def optimizer(settings: OptimizerSettings, frozen: dict[str, int | None] | None = None):
     """optax transformation of a stage's settings; `frozen` as in groups_of.
 
@@ -154,7 +122,7 @@ def optimizer(settings: OptimizerSettings, frozen: dict[str, int | None] | None 
     """
     _known('name', settings.name, OPTIMIZERS)
     groups, chain = groups_of(settings, frozen or {}), []
-    stops = any(map(_stops, groups))
+    stops = any(group.stops for group in groups)
     if settings.clip:
         chain += [freeze(groups)] if stops else []
         chain += [optax.clip_by_global_norm(settings.clip)]
@@ -178,54 +146,8 @@ def descend(params, updates, rate):
     return jax.tree.map(lambda p, u: p - rate * u, params, updates)
 
 
-def freeze(groups: tuple[Group, ...]):
-    """Zeroes the updates of what stands still at this step."""
-
-    def init(params):
-        _check_named(params, groups)
-        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params):
-        def held(update, _, group):
-            if group.frozen:
-                return jnp.zeros_like(update)
-            if group.first_step:
-                return jnp.where(state.count >= group.first_step, 1.0, 0.0) * update
-            return update
-
-        updates = _map(held, updates, params, groups)
-        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _stops(group: Group) -> bool:
-    return group.frozen or group.first_step > 0
-
-
-def _check_named(params, groups) -> None:
-    """UserError for a pattern to freeze that no parameter has."""
-    names = list(trees.leaf_table(params))
-    for pattern in dict.fromkeys(group.pattern for group in groups if _stops(group)):
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise UserError(
-                f'Nothing can be frozen by the name {pattern!r}: no parameter has it. There are '
-                f'{", ".join(sorted({name.rpartition("/")[0] or name for name in names}))}.'
-            )
-
-
-def _map(change, updates, params, groups):
-    """Tree of change(update, parameter, its group)."""
-    own = assign(params, groups)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, update, parameter: change(update, parameter, own[trees.name_of(path)]),
-        updates,
-        params,
-    )
-
-
 def _each(groups, change):
-    return optax.stateless(lambda updates, params: _map(change, updates, params, groups))
+    return optax.stateless(lambda updates, params: map_groups(change, updates, params, groups))
 
 
 def _decayed(grad, param, group):
@@ -260,7 +182,7 @@ def _lars(trust: float):
 def _adam(settings: OptimizerSettings, groups):
     """Adam, whose count and moments begin with each group's first step."""
     plain = optax.scale_by_adam(settings.b1, settings.b2, settings.eps)
-    if not any(map(_stops, groups)):
+    if not any(group.stops for group in groups):
         return plain
 
     def beginning(first: int):
