@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from data_pipelines.prepared.corpus import Corpus
 
 from cxr_jax.evaluation.maps.boxes import attention_inside_boxes
 from cxr_jax.evaluation.maps.cam import class_activation_map, enlarge
@@ -13,7 +14,6 @@ from cxr_jax.evaluation.maps.lungs import attention_inside_lungs, lung_area_frac
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.views.geometry import resize, resize_mask
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.corpus import Corpus
 
 # The fields of Predictions that make a table (see evaluation/cohort.py).
 TABLE = (
@@ -70,8 +70,9 @@ def _compiled(readout, encoder, mesh, maps: bool):
 def _outputs(readout, encoder, parts: dict, corpus: Corpus, mesh, batch_size: int, maps: bool):
     """(this process's rows of the outputs, the batch) of every batch of the corpus."""
     step = _compiled(readout, encoder, mesh, maps)
-    kinds = [{name: part[kind] for name, part in parts.items()} for kind in ('params', 'batch_stats')]
-    params, stats = parallel.replicate(mesh, kinds)
+    kinds = ('params', 'batch_stats')
+    variables = [{name: part[kind] for name, part in parts.items()} for kind in kinds]
+    params, stats = parallel.replicate(mesh, variables)
     shard = (jax.process_index(), jax.process_count())
     masks = maps or encoder.contract.needs_masks
     fields = ('image', 'lung_mask') if masks else ('image',)

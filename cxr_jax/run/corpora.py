@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
 from data_pipelines.prepared.corpus import Corpus, LeftOut, union
 from data_pipelines.prepared.target import Target, target_of
+from ml_collections import ConfigDict
 
 from cxr_jax.run.embedded import DATA_DIR
 from cxr_jax.run.settings import Settings, read_config

@@ -17,7 +17,7 @@ from cxr_jax.run.results import (
     whole_table,
 )
 from cxr_jax.run.stage import Outcome, Place, run_stage
-from cxr_jax.run.workdir import claim_workdir
+from cxr_jax.run.workdir import claim_workdir, identity_of, settings_of
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.store.bundle import fit
 from cxr_jax.store.claim import Claim
@@ -36,7 +36,7 @@ def run(plan: Plan, workdir: pathlib.Path, banner: str = '', command: str = '') 
         raise UserError(
             'The processes were started with different settings, weights or versions of this code.'
         )
-    found = hosts.on_first(claim_workdir, workdir, plan)
+    found = hosts.on_first(claim_workdir, workdir, identity_of(plan), settings_of(plan))
     if found:
         return found
     with hosts.first_holds(Claim(workdir / '.run', f'the run {workdir}').held()):

@@ -160,9 +160,8 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
 
 def gallery_of(plan: Plan, predictions: list[Predictions]) -> dict:
     """The arrays of the gallery's images, from whatever fold they were tested in."""
-    scores, labels = (
-        np.concatenate([getattr(each, name) for each in predictions]) for name in ('scores', 'labels')
-    )
+    table = whole_table(predictions)
+    scores, labels = table['scores'], table['labels']
     chosen, start, parts = report.choose_examples(scores, labels), 0, []
     for branch, own in zip(plan.branches, predictions, strict=True):
         rows = np.sort(chosen[(chosen >= start) & (chosen < start + len(own.labels))]) - start

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 from ml_collections import ConfigDict
 
 from cxr_jax.models import lung_vae
@@ -24,7 +25,6 @@ from cxr_jax.views.geometry import resize
 from cxr_jax.views.region import to_unit_range
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.corpus import Corpus, LeftOut
 
 NAME = 'segment'
 FOLD_SEED = 0  # folds are a property of the data
@@ -192,7 +192,8 @@ def load(folder: pathlib.Path, batch: int, mesh) -> tuple[Predict, dict]:
             'cxr_jax.segment train --config configs/segment.py.'
         )
     settings = {k: v for k, v in described['encoder'].items() if k != 'name'}
-    encoder, size = Network(**settings).build(), described['content']['settings']['task']['image_size']
+    encoder = Network(**settings).build()
+    size = described['content']['settings']['task']['image_size']
     params, batch_stats = jax.eval_shape(lambda: encoder.init(jax.random.key(0), size))
     like = {'params': params, 'batch_stats': batch_stats}
     part = fit(read_parts(folder, ('encoder',))['encoder'], like, f'encoder of {folder}')

@@ -135,7 +135,8 @@ def check_stage(name: str, stage: StageSettings) -> None:
     search, where = stage.search, f'--config.stage.{name}'
     if search.low > search.high:
         raise UserError(
-            f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap them.'
+            f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '
+            'them.'
         )
     if search.protocol in ('thesis', 'halving') and search.epochs > stage.epochs:
         raise UserError(

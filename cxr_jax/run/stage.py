@@ -83,7 +83,9 @@ def _train_stage(
     searched = bool(stage.search)
     if searched:
         stage = search(stage, partial, programs)
-    watching = (Health(stage, place.mesh, partial, place.health_epochs),) if place.health_epochs else ()
+    watching = []
+    if place.health_epochs:
+        watching.append(Health(stage, place.mesh, partial, place.health_epochs))
     training = Training([stage], programs.of(stage), [partial], monitors=watching)
 
     def started(step: int):

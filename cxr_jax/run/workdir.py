@@ -13,21 +13,21 @@ RUN_FILE = 'run.json'
 RESULTS_FILE = 'results.json'
 
 
-def claim_workdir(workdir: pathlib.Path, plan: Plan) -> dict | None:
+def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict | None:
     """Results if this very run is finished there.
 
-    A run is its last stages' keys and how they are tested. UserError if the workdir holds results
-    of another run. A run that did not finish may be started again with other settings: what it
-    trained lies in the store.
+    `identity`: what the results follow from, among it the keys of the last stages ('stages');
+    `settings`: to be told where they differ. UserError if the workdir holds results of another
+    run. One that did not finish may be started again with other settings: what it trained lies in
+    the store.
     """
-    identity, settings = identity_of(plan), settings_of(plan)
     path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
         before = json.loads(path.read_text())
         same = before.get('identity') == identity
         if not same and results.is_file():
             differing = differences(before.get('settings', {}), settings) or (
-                f'  the stages themselves: {before.get("last_stage")}, {plan.stages[-1].key}'
+                f'  the stages themselves: {before.get("last_stage")}, {identity["stages"][-1]}'
             )
             raise UserError(
                 f'{workdir} holds a run with other settings or data, which this one would '
@@ -37,8 +37,8 @@ def claim_workdir(workdir: pathlib.Path, plan: Plan) -> dict | None:
             with contextlib.suppress(json.JSONDecodeError):  # damaged: written anew
                 return json.loads(results.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
-    last = plan.stages[-1].key
-    write_json(path, {'identity': identity, 'settings': settings, 'last_stage': last})
+    last = {'last_stage': identity['stages'][-1]}
+    write_json(path, {'identity': identity, 'settings': settings} | last)
     return None
 
 

@@ -190,8 +190,12 @@ def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = (1, 2, 3)) -> l
     ]
 
 
-def _last_stage(workdir: pathlib.Path) -> pathlib.Path:
-    """The last stage's folder of a run, out of the nearest store that has it."""
+def find_stage(path: pathlib.Path) -> pathlib.Path:
+    """The folder of a stage: `path`, or of a run's workdir the last stage's, out of the nearest
+    store that has it; UserError where there is none."""
+    workdir = path.resolve()
+    if not (workdir / RUN_FILE).is_file():
+        return path
     key = read_json(workdir / RUN_FILE).get('last_stage')
     for folder in workdir.parents:
         for suffix in ('', '.partial'):

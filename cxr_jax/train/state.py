@@ -67,7 +67,8 @@ def create(task, encoder, transform, parts: dict, seed_key, lr) -> TrainState:
     own, own_stats, extra = task.init(head_key, encoder, parts)
     taken = {part: parts[part] for part in task.takes if part in parts and part in own}
     for part, tree in taken.items():
-        fit(tree, {'params': own[part], 'batch_stats': own_stats[part]}, f'part {part!r} that was handed over')
+        like = {'params': own[part], 'batch_stats': own_stats[part]}
+        fit(tree, like, f'part {part!r} that was handed over')
     taken['encoder'] = parts['encoder']
     params = own | {part: tree['params'] for part, tree in taken.items()}
     batch_stats = own_stats | {part: tree['batch_stats'] for part, tree in taken.items()}
