@@ -2,7 +2,7 @@
 
 from cxr_jax.report.blocks import Block, Cautions, Table, Text, literal, table
 from cxr_jax.report.console import to_console
-from cxr_jax.report.formats import difference, in_a_sentence, p_value, plain
+from cxr_jax.report.formats import difference, p_value, plain
 from cxr_jax.report.study_grid import pages_of
 from cxr_jax.report.study_page import study_cautions
 from cxr_jax.report.study_tables import compared_titles, dash, grid_table, points, second_title
@@ -43,7 +43,7 @@ def _clear_differences(study: dict) -> list[Block]:
     by = f' (by {", ".join(sorted(map(literal, axes)))})' if axes else ''
     told = Text(
         f'{len(clear)} of {len(found["comparisons"])} paired comparisons of '
-        f"{in_a_sentence(shown['title'])} have a p-value below 0.05 after Holm's correction{by}."
+        f"{shown['title']} have a p-value below 0.05 after Holm's correction{by}."
     )
     return [told, _table(study, clear[:_SHOWN])] if clear else [told]
 

@@ -14,7 +14,7 @@ NO_RUN = 'no finished run'
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One level of the row axis in every column; a study without a column axis has the column ''."""
+    """One level of the row axis in every column ('' in a study without a column axis)."""
 
     level: str
     title: str  # data
@@ -132,15 +132,14 @@ def level_heading(axis: str, level: str) -> str:
 
 def run_title(study: dict, cell: dict) -> str:
     """'moco → rot (full, 4 classes, seed 0)', as marked text."""
-    levels = [literal(cell['levels'][axis]) for axis in other_axes(study)]
-    return f'{literal(cell["title"])} ({", ".join([*levels, f"seed {cell["seed"]}"])})'
+    place = [literal(cell['levels'][axis]) for axis in other_axes(study)]
+    place.append(f'seed {cell["seed"]}')
+    return f'{literal(cell["title"])} ({", ".join(place)})'
 
 
 def measure(study: dict, name: str, page: Page | None = None) -> Measure:
     """With the chance level of the page's tests, if there are some that know it."""
     found = study['measures'][name]
-    chances = [test['figures'][name]['chance'] for test in page.tests if name in test['figures']] \
-        if page else []  # fmt: skip
-    return Measure(
-        found['title'], found['unit'], found['higher_is_better'], chances[0] if chances else None
-    )
+    tests = [test['figures'] for test in page.tests if name in test['figures']] if page else []
+    chance = tests[0][name]['chance'] if tests else None
+    return Measure(found['title'], found['unit'], found['higher_is_better'], chance)

@@ -11,8 +11,8 @@
     layout: {'rows': axis, 'columns': axis or ''}. Every axis that is neither is a page: each
            combination of their levels has tables of its own.
     seeds: list of int;  folds: int, 0 for one split
-    measures: {name: {'title': 'macro-AUC', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
-           every measure named below, those per name included;  headline: name of one of them
+    measures: {name: {'title', 'meaning', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
+           every measure named below, those by name included;  headline: name of one of them
     cells: one per run, {
            levels: {axis: level} with every axis
            title: of its level of the row axis, e.g. 'moco → rot' (the same in all its cells)
@@ -59,7 +59,8 @@ from cxr_jax.report.blocks import (
     literal,
 )
 from cxr_jax.report.cautions import cautions, own_cautions
-from cxr_jax.report.formats import in_a_sentence, listed, number, plain
+from cxr_jax.report.formats import capital, listed, number, plain
+from cxr_jax.report.measures import meanings
 from cxr_jax.report.page import setting_blocks
 from cxr_jax.report.study_grid import Page, measure, pages_of, run_title
 from cxr_jax.report.study_searches import search_blocks
@@ -89,7 +90,7 @@ def study_page(
 ) -> list[Block]:
     """The blocks of study.md; `pictures` lie in FOLDER, `galleries` are runs' directories."""
     pages = list(pages_of(study))
-    title = in_a_sentence(study['measures'][study['headline']]['title'])
+    title = study['measures'][study['headline']]['title']
     by_name = _sections(pages, (), '', lambda page, column: names_table(study, page, column))
     what = 'class' if study['data']['exclusive'] else 'finding'
     return [
@@ -97,7 +98,7 @@ def study_page(
         *setting_blocks(study['data'], _setting(study)),
         plan_table(study),
         Section(
-            title[0].upper() + title[1:],
+            capital(title),
             tuple(_sections(
                 pages, pictures, HEADLINE,
                 lambda page, column: headline_table(study, page, column),
@@ -181,7 +182,7 @@ def _sections(
         shown = [Picture(f'{FOLDER}/{name}', f'{kind} of every row')] if name in pictures else []
         blocks = shown + first(page) + [b for column in page.columns for b in tables(page, column)]
         if blocks and page.title:
-            found.append(Section(page.title[0].upper() + page.title[1:], tuple(blocks), level=3))
+            found.append(Section(capital(page.title), tuple(blocks), level=3))
         else:
             found += blocks
     return found
@@ -204,8 +205,8 @@ def _headline(study: dict, page: Page) -> list[Block]:
 def _by_name_title(study: dict, pages: list[Page], what: str) -> str:
     """'Accuracy by class'."""
     with_names = next(page for page in pages if page.names)
-    title = in_a_sentence(study['measures'][first_of_names(with_names)]['title'])
-    return f'{title[0].upper()}{title[1:]} by {what}'
+    title = study['measures'][first_of_names(with_names)]['title']
+    return f'{capital(title)} by {what}'
 
 
 def _inside(study: dict, pages: list[Page], pictures: Collection[str]) -> list[Block]:
@@ -237,9 +238,10 @@ def _run_cautions(study: dict) -> list[Block]:
 
 
 def _reading(study: dict) -> tuple[str, ...]:
-    headline = in_a_sentence(study['measures'][study['headline']]['title'])
+    headline = study['measures'][study['headline']]['title']
     texts = [
         '*Figures* are means over the seeds, on the test images.',
+        *meanings(study['measures'].values()),
         '*95 % interval*: percentiles of a bootstrap that draws patients, each with all of their '
         'images, and averages the seeds in every resample. It covers the choice of test patients; '
         'how much training itself varies stands beside it as the *SD of seeds*.',

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from cxr_jax.report.blocks import Block, Link, Table, Text, literal, table
-from cxr_jax.report.formats import in_a_sentence, is_known, number, plain
+from cxr_jax.report.formats import is_known, number, plain
 from cxr_jax.report.study_grid import other_axes, slug
 from cxr_jax.report.study_tables import dash
 
@@ -89,7 +89,7 @@ def _metric(study: dict, name: str) -> tuple[str, str]:
     """Title and unit of what trials are judged by; the loss and accuracy are not measures."""
     if name in study['measures']:
         shown = study['measures'][name]
-        return in_a_sentence(shown['title']), shown['unit']
+        return shown['title'], shown['unit']
     return name.replace('_', ' '), 'decimal' if name == 'loss' else 'percent'
 
 

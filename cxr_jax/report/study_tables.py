@@ -13,7 +13,6 @@ from cxr_jax.report.formats import (
     difference_interval,
     disk,
     duration,
-    in_a_sentence,
     interval,
     is_known,
     number,
@@ -58,7 +57,7 @@ def grid_table(study: dict, page: Page) -> Table:
     }
     header = [
         literal(axis_of(study, 'rows')),
-        *(literal(column) or in_a_sentence(shown.title) for column in page.columns),
+        *(literal(column) or shown.title for column in page.columns),
     ]
 
     def cell(figure: dict, with_interval: bool) -> str:
@@ -74,7 +73,7 @@ def grid_table(study: dict, page: Page) -> Table:
     chance = []
     if shown.chance is not None:
         chance = [['chance', *[number(shown.chance, shown.unit)] * len(page.columns)]]
-    short_title = f'{in_a_sentence(shown.title)} (95 % interval)'
+    short_title = f'{shown.title} (95 % interval)'
     if page.title:
         short_title += f', {page.title}'
     return table(
@@ -89,7 +88,7 @@ def headline_table(study: dict, page: Page, column: str) -> list[Block]:
     kinds, labels = any(r.kind for r in page.rows), any(r.labels.get(column) for r in page.rows)
     header = [
         literal(axis_of(study, 'rows')), *(['kind'] if kinds else []),
-        *(['order'] if labels else []), in_a_sentence(shown.title), '95 % interval',
+        *(['order'] if labels else []), shown.title, '95 % interval',
         f'SD of seeds{points(shown.unit)}', 'seeds',
     ]  # fmt: skip
     lines, figures = [], []
@@ -128,7 +127,8 @@ def names_table(study: dict, page: Page, column: str) -> list[Block]:
         ]
         cells = [dashes(two_cells(figure, shown.unit)) for figure in mine]
         lines.append([literal(row.title), *(f'{value} ({bounds})' for value, bounds in cells)])
-    header = [literal(axis_of(study, 'rows')), *(f'{literal(x)} (95 % interval)' for x in page.names)]
+    header = [f'{literal(own)} (95 % interval)' for own in page.names]
+    header.insert(0, literal(axis_of(study, 'rows')))
     return [*_heading(study, column), table(header, lines, remarks=remarks(figures))]
 
 
@@ -267,7 +267,7 @@ def plan_table(study: dict) -> Table:
 def runs_table(study: dict, galleries: Collection[str]) -> Table:
     """Every run with links to its report, and to its gallery if listed (by its directory)."""
     shown, others = measure(study, study['headline']), other_axes(study)
-    header = ['run', *map(literal, others), 'seed', in_a_sentence(shown.title), '95 % interval',
+    header = ['run', *map(literal, others), 'seed', shown.title, '95 % interval',
               'stages trained', 'report', 'gallery']  # fmt: skip
     lines: list[list[Cell]] = []
     for cell in study['cells']:

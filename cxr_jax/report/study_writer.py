@@ -10,7 +10,6 @@ from cxr_jax.report.attention import INSIDE
 from cxr_jax.report.blocks import literal, plain_text
 from cxr_jax.report.figures.study_plots import Bars, bars_picture, search_picture
 from cxr_jax.report.files import check_keys, write_page, write_pictures
-from cxr_jax.report.formats import in_a_sentence
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.measures import Measure
 from cxr_jax.report.study_grid import Page, measure, pages_of
@@ -71,7 +70,7 @@ def _headline(study: dict, page: Page) -> Bars:
         page,
         {key: row.figure(key[1], 'figures', study['headline']) for key, row in _places(page)},
         shown,
-        label=f'{in_a_sentence(shown.title)} on the test images{where}{_of(page)}',
+        label=f'{shown.title} on the test images{where}{_of(page)}',
     )
 
 
