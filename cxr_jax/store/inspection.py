@@ -41,9 +41,7 @@ def main(argv: list[str]) -> int:
 
 def describe(path: pathlib.Path) -> str:
     """The bundle or the checkpoint that `path` names, as text; UserError without one."""
-    path = path.resolve()
-    if exists(path / RUN_FILE):
-        path = _last_stage(path)
+    path = find_stage(path.resolve())
     return _describe_bundle(path) if exists(path / BUNDLE) else _describe_step(find_step(path))
 
 
