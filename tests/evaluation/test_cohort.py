@@ -26,6 +26,12 @@ def test_rows_without_a_class_are_left_out():
     np.testing.assert_array_equal(cohort.negative, ~cohort.positive)
 
 
+def test_what_is_no_column_of_a_table_is_ignored():
+    table = made_up_table()
+    rows, _ = labelled(table | {'names': np.array(CLASSES)}, CLASSES, True)
+    assert rows.keys() == table.keys()
+
+
 def test_rows_with_any_known_finding_count_for_what_is_known():
     table = findings_table()
     table['labels'][:5], table['labels'][5] = -1, [1, 0, -1]

@@ -97,3 +97,13 @@ def test_by_positive_finding_an_image_counts_for_each_that_it_shows():
         excess = (table['ail'] - table['lung_area'])[mine].mean()
         assert row['excess']['value'] == pytest.approx(excess, rel=1e-12)
     assert sum(row['images'] for row in result['per_name']) > (table['labels'] == 1).any(1).sum()
+
+
+def test_attention_in_one_patients_images_has_no_interval():
+    labels, patients = np.array([0, 0, 1, 1, 0, 1]), list('aabbcd')
+    area = np.array([0.3, 0.3, 0.3, 0.3, np.nan, 0.3])
+    result = figures_of(np.linspace(0, 1, 6), area, labels, patients, 'xy', resamples=50)
+    first, second = (row['ail'] for row in result['per_name'])
+    assert first['value'] == pytest.approx(0.1) and first['low'] is None
+    assert first['reason'] == 'images of one patient only: no interval'
+    assert second['low'] is not None
