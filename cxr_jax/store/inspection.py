@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from cxr_jax.store.arrays import Leaf
 from cxr_jax.store.bundle import BUNDLE, read_description, read_tables
-from cxr_jax.store.checkpoint import read_about, saved_steps
+from cxr_jax.store.checkpoint import ABOUT, read_about, saved_steps
 from cxr_jax.store.files import exists, read_json
 from cxr_jax.store.stages import SESSIONS
 from data_pipelines.errors import UserError
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
         print(describe(pathlib.Path(argv[1])), flush=True)
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f'{error.filename} cannot be read ({error.strerror}).', file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head`: what is left would be flushed at exit, and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,7 +84,7 @@ def _describe_step(step: pathlib.Path) -> str:
 
 def find_step(path: pathlib.Path) -> pathlib.Path:
     """Folder of the one checkpoint that `path` names, the newest of several; else UserError."""
-    if path.name.partition('.')[0].isdecimal() and path.parent.name == 'checkpoints':
+    if exists(path / ABOUT):
         return path
     folder = path if path.name == 'checkpoints' else path / 'checkpoints'
     steps = saved_steps(folder)
@@ -130,7 +133,7 @@ def _chain_lines(stage: pathlib.Path, step: int | None = None) -> list[str]:
                 for entry, word in (
                     ('steps', 'steps'), ('batch_size', 'batch size'), ('learning_rate', 'rate'),
                 )
-                if entry in description
+                if isinstance(description.get(entry), int | float)
             )  # fmt: skip
             rows.append((arrow + name, key, 'finished', told))
         elif number:
