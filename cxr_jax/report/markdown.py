@@ -22,8 +22,8 @@ from cxr_jax.report.blocks import (
 _MARKS = {'': '', 'emphasis': '*', 'strong': '**'}
 # What would begin a tag or an entity of HTML; alone, < and & are what they look like.
 _HTML = re.compile(r'<(?=[A-Za-z/!?])|&(?=#?\w+;)')
-# Brackets would make links; an underscore inside a word does nothing.
-_ACTIVE = re.compile(r'[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])')
+# Brackets would make links, dollars formulas; an underscore inside a word does nothing.
+_ACTIVE = re.compile(r'[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])')
 _FIRST = re.compile(r'^(#{1,6} |[-+>] |\d+[.)] |=+$|-+$)')
 
 

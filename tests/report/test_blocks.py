@@ -23,7 +23,8 @@ from cxr_jax.report.console import to_console
 from cxr_jax.report.markdown import inline, to_markdown
 
 NASTY = ['a|b', '<script>x</script>', '*a*', '**b**', '`c`', '[x](http://y)', '![x](y)', '\\',
-         '\\*', '_a_', 'a & b', '1 < 2 > 0', '~~a~~', '&lt;', '#', 'a_b', 'x*y*z', 'line\nline']  # fmt: skip
+         '\\*', '_a_', 'a & b', '1 < 2 > 0', '~~a~~', '&lt;', '#', 'a_b', 'x*y*z', 'line\nline',
+         '$x$']  # fmt: skip
 
 
 def unescaped(text):
@@ -50,7 +51,7 @@ def test_data_mean_nothing_in_markdown(text):
     found = inline(literal(text))
     assert unescaped(found) == text.replace('\n', ' ')
     assert not re.search('<[a-z/]|&[a-z]+;', found.replace('&lt;', '').replace('&amp;', ''))
-    assert not re.search(r'(?<!\\)[`*\[\]~]', found)
+    assert not re.search(r'(?<!\\)[`*\[\]~$]', found)
 
 
 @pytest.mark.parametrize('text', NASTY)
