@@ -43,6 +43,8 @@ class Checkpoints:
             max_to_keep=keep,
             enable_async_checkpointing=True,
             create=False,
+            # In the background, a folder that cannot be made would be waited for, minutes long.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             multiprocessing_options=_this_process(),
         )
         handlers = {
