@@ -61,8 +61,10 @@ class Checkpoints:
         A step that is already there is kept as it is: states are a pure function of the step.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()  # it may be under way, and fail
+        if sorted(self._manager.all_steps()) != saved_steps(self.directory):
+            # One is under way, or has failed: orbax would count it, and delete an older one for it.
+            self._manager.wait_until_finished()
+            self._manager.reload()
         if step not in saved_steps(self.directory):
             arrays = trees.by_name(jax.device_get(trees.as_dict(state)))
             contents = {

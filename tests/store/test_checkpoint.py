@@ -275,6 +275,18 @@ def test_a_failed_save_is_never_the_newest(when, stage, monkeypatch):
     assert names_in(stage) == ['8', '9']
 
 
+@pytest.mark.filterwarnings(BROKEN)
+def test_a_save_that_fails_in_the_background_is_told_by_the_next(stage, monkeypatch):
+    with contextlib.closing(Checkpoints(stage)) as checkpoints:
+        with monkeypatch.context() as patch, pytest.raises(Exception, match='No space'):
+            patch.setattr(os, 'rename', fails_at(os.rename, 'orbax-checkpoint-tmp'))
+            checkpoints.save(make(9))
+            checkpoints.save(make(10))
+        assert saved_steps(stage / 'checkpoints') == [4, 8]
+        checkpoints.save(make(10), wait=True)
+    assert saved_steps(stage / 'checkpoints') == [8, 10]
+
+
 def test_what_a_killed_save_left_is_cleared(stage):
     half = stage / 'checkpoints' / '9.orbax-checkpoint-tmp'
     shutil.copytree(stage / 'checkpoints' / '8', half)
