@@ -147,22 +147,20 @@ def test_every_folder_of_a_stage_will_do(directory, tmp_path):
 
 def test_no_device_is_touched(directory, tmp_path):
     """A platform that does not exist is no obstacle."""
-
-    def run(folder):
-        return subprocess.run(
-            [sys.executable, '-m', 'cxr_jax.checkpoint', 'inspect', str(folder)], cwd=ROOT,
-            capture_output=True, text=True, env=os.environ | {'JAX_PLATFORMS': 'nosuchplatform'},
-        )  # fmt: skip
-
-    done = run(directory.partial)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == inspection.describe(directory.partial) + '\n'
-    directory.finish(parts(), {'steps': 8})
-    assert run(directory.finished).stdout == inspection.describe(directory.finished) + '\n'
-    wrong = run(tmp_path)
-    assert (wrong.returncode, wrong.stdout) == (2, '')
-    assert wrong.stderr.startswith(f'{tmp_path} holds neither')
-    assert len(wrong.stderr.splitlines()) == 1
+    finish_parent(directory.store, 'moco', PARENT, None)
+    folders = [directory.partial, directory.store / f'moco-{PARENT}', tmp_path]
+    script = (
+        'import sys; from cxr_jax.store.inspection import main; '
+        'print([main(["inspect", folder]) for folder in sys.argv[1:]])'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script, *folders], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {'JAX_PLATFORMS': 'nosuchplatform'},
+    )  # fmt: skip
+    texts = [inspection.describe(folder) for folder in folders[:2]]
+    assert done.stdout == '\n'.join([*texts, '[0, 0, 2]\n']), done.stderr
+    assert done.stderr.startswith(f'{tmp_path} holds neither')
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_mistakes_and_damage(directory, tmp_path, capsys):
