@@ -88,7 +88,6 @@ class Checkpoints:
             except Damaged as error:
                 logging.warning('Checkpoint %s is set aside. %s', path, error)
                 set_aside(path)
-                self._manager.reload()
                 continue
             return like.replace(**trees.like_tree(arrays, trees.as_dict(like)))
         return None
