@@ -266,12 +266,13 @@ def plan_table(study: dict) -> Table:
 
 def runs_table(study: dict, galleries: Collection[str]) -> Table:
     """Every run with links to its report, and to its gallery if listed (by its directory)."""
-    shown, others = measure(study, study['headline']), other_axes(study)
-    header = ['run', *map(literal, others), 'seed', shown.title, '95 % interval',
-              'stages trained', 'report', 'gallery']  # fmt: skip
+    others, named = other_axes(study), []
+    if study['headline']:
+        named = [measure(study, study['headline']).title, '95 % interval']
+    header = ['run', *map(literal, others), 'seed', *named, 'stages trained', 'report', 'gallery']
     lines: list[list[Cell]] = []
     for cell in study['cells']:
-        folder, figures = cell['directory'], [MISSING, MISSING]
+        folder, figures = cell['directory'], [MISSING] * len(named)
         if cell['test']:
             own, figure = headline_of(cell['test'])
             figures = dashes([number(figure['value'], own.unit), interval(figure, own.unit)])
