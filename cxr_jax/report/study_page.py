@@ -134,9 +134,10 @@ def _sections(
 def _headline(study: dict, page: Page) -> list[Block]:
     """Number of test images, chance level, and the table of all columns side by side."""
     blocks: list[Block] = []
-    if page.tests:
-        images, patients = (page.tests[0][key] for key in ('images', 'patients'))
-        shown, chance = measure(study, study['headline'], page), ''
+    tested = {(test['images'], test['patients']) for test in page.tests()}
+    if len(tested) == 1:
+        images, patients = tested.pop()
+        shown, chance = measure(study, study['headline'], page.tests()), ''
         if shown.chance is not None:
             chance = f'; chance is {number(shown.chance, shown.unit)}'
         blocks.append(Text(
@@ -148,8 +149,8 @@ def _headline(study: dict, page: Page) -> list[Block]:
 def _by_name_title(study: dict, pages: list[Page]) -> str:
     """'Accuracy by class'."""
     what = 'class' if study['data']['exclusive'] else 'finding'
-    with_names = next(page for page in pages if page.names)
-    title = study['measures'][first_of_names(with_names)]['title']
+    page, column = next((p, c) for p in pages for c in p.columns if p.per_name(c))
+    title = study['measures'][first_of_names(page, column)]['title']
     return f'{capital(title)} by {what}'
 
 

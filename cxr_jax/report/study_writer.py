@@ -64,7 +64,7 @@ def _pictures(study: dict) -> dict[str, Callable[[], Figure]]:
 
 
 def _headline(study: dict, page: Page) -> Bars:
-    shown = measure(study, study['headline'], page)
+    shown = measure(study, study['headline'], page.tests())
     where = ' (percent)' if shown.unit == 'percent' else ''
     return Bars(
         page,

@@ -210,8 +210,22 @@ def test_rows_and_columns_are_the_axes_of_the_layout(study):
         assert format_study(study).isascii()
 
 
+def test_each_column_has_the_chance_level_and_the_names_of_its_own_target(study):
+    study['layout'] = {'rows': 'curriculum', 'columns': 'classes'}
+    text, console = page_of(study), format_study(study)
+    lines = [line.split() for line in console.splitlines() if line.startswith('chance')]
+    assert lines == [['chance', '25.0', '%', '50.0', '%']] * 2
+    assert 'chance is' not in text and '80 test images of 40 patients.' in text
+    headers = {line for line in text.splitlines() if line.startswith('| curriculum | negative (')}
+    assert [line.count('95 %') for line in sorted(headers, key=len)] == [2, 4]
+    page = next(pages_of(study))
+    assert measure(study, study['headline'], page.tests('4 classes')).chance == 0.25
+    assert measure(study, study['headline'], page.tests()).chance is None
+
+
 def test_rows_of_one_kind_stand_together_in_the_order_of_the_axis(study):
-    study['axes']['curriculum'] = ['rot_moco', 'rot', 'imagenet', 'moco', 'scratch', 'rot_moco_swav']
+    levels = ['rot_moco', 'rot', 'imagenet', 'moco', 'scratch', 'rot_moco_swav']
+    study['axes']['curriculum'] = levels
     titles = [row.title for row in place_of(study, '4 classes').rows]
     assert titles == ['rot → moco', 'rot', 'moco', 'imagenet', 'scratch', 'rot → moco → swav']
 
@@ -294,7 +308,8 @@ def test_what_is_missing_is_a_dash_with_its_reason(study):
     assert ['rot', 'single', '-', '-', '-', '-', '0'] in cells(text, 'rot')
     assert '- rot: no finished run.' in text and '- moco: not measured.' in text
     assert 'Inside the lesion boxes' not in text
-    assert any('runs are missing: rot (full, 4 classes, seed 0)' in x for x in study_cautions(study))
+    missing = 'runs are missing: rot (full, 4 classes, seed 0)'
+    assert any(missing in x for x in study_cautions(study))
     page = place_of(study, '4 classes')
     figures = {(r.level, c): r.figure(c, 'figures', study['headline'])
                for r in page.rows for c in page.columns}  # fmt: skip
