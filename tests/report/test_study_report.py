@@ -215,7 +215,7 @@ def test_each_column_has_the_chance_level_and_the_names_of_its_own_target(study)
     text, console = page_of(study), format_study(study)
     lines = [line.split() for line in console.splitlines() if line.startswith('chance')]
     assert lines == [['chance', '25.0', '%', '50.0', '%']] * 2
-    assert 'chance is' not in text and '80 test images of 40 patients.' in text
+    assert 'patients; chance is' not in text and '80 test images of 40 patients.' in text
     headers = {line for line in text.splitlines() if line.startswith('| curriculum | negative (')}
     assert [line.count('95 %') for line in sorted(headers, key=len)] == [2, 4]
     page = next(pages_of(study))
