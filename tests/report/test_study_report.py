@@ -81,8 +81,8 @@ def cells(page, first):
     return [line.strip('| ').split(' | ') for line in lines]
 
 
-def place_of(study, class_set):
-    return next(p for p in pages_of(study) if p.levels['classes'] == class_set)
+def place_of(study, target):
+    return next(p for p in pages_of(study) if p.levels['classes'] == target)
 
 
 def test_files_are_written_whole_with_study_json_last(tmp_path, small, monkeypatch):
@@ -264,10 +264,10 @@ def test_comparisons_of_another_axis(study):
     ]}  # fmt: skip
     found['comparisons'] = [
         found['comparisons'][0] | {
-            'levels': {'curriculum': 'rot_moco', 'classes': class_set}, 'first': 'lungs_black',
+            'levels': {'curriculum': 'rot_moco', 'classes': target}, 'first': 'lungs_black',
             'second': 'full', 'role': '',
         }
-        for class_set in study['axes']['classes']
+        for target in study['axes']['classes']
     ]  # fmt: skip
     text = page_of(study)
     assert "\nHolm's correction over 2 comparisons." in text
