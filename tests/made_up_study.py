@@ -7,9 +7,9 @@ intervals and comparisons are drawn, not computed.
 import itertools
 
 import numpy as np
+
 from cxr_jax.evaluation.measures import attention_figures, evaluate
 from cxr_jax.evaluation.measures.attention import BOXES
-
 from tests.report.made_up import made_up_table, stage
 
 CLASSES = ['negative', 'typical', 'indeterminate', 'atypical']

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+
 from cxr_jax.evaluation.measures import attention_figures, evaluate
 from cxr_jax.evaluation.measures.attention import BOXES
 
