@@ -56,11 +56,6 @@ class MoCo(Task):
 
     def resolve(self, facts):
         rows, reason = queue_rows('queue_size', self.queue_size, 65536, facts)
-        if rows < facts.batch_size:
-            raise UserError(
-                f'queue_size={rows}: MoCo needs a queue of at least one batch '
-                f'({facts.batch_size}); use auto.'
-            )
         groups, devices, batch = self.key_groups, facts.devices, facts.batch_size
         if groups > 1 and (batch % groups or batch // groups < 2 or groups % devices):
             raise UserError(
