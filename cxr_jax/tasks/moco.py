@@ -41,13 +41,14 @@ class MoCo(Task):
 
     queue_size: Auto = setting(65536, at_least=1)  # keys; auto = multiple of the batch in the data
     momentum: float = setting(0.999, at_least=0, at_most=1)  # of the key encoder
-    temperature: float = setting(0.2, above=0)
+    temperature: float = setting(0.2, above=0)  # of the softmax over similarities
     # Width of the projector's hidden layer: auto = the encoder's features.
     hidden: Auto = setting('auto', at_least=1)
     features: int = setting(128, at_least=1)  # width of the embedding
     # Virtual batch-norm groups of the key encoder, over permuted keys: shuffling BN that does not
     # depend on the number of devices (8 GPUs in the paper). 1 = none, as the reference study's one.
     key_groups: int = setting(8, at_least=1)
+    # Of both views.
     augment: Augmentation = Augmentation(crop_scale=(0.2, 1.0), jitter=0.8, blur=0.5)
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector')
