@@ -12,24 +12,28 @@ the embedded phantoms.
 
 from ml_collections import ConfigDict
 
+from configs import curriculum
 from configs.study import curricula, study
 
-# Share of the patients with labels -> epochs of the classifier: fewer images, more passes.
-EPOCHS = {0.05: 120, 0.1: 90, 0.25: 60, 0.5: 40, 1.0: 30}
+# Share of the patients with labels -> how many times the epochs of the preset: fewer images, more
+# passes.
+PASSES = {0.05: 4, 0.1: 3, 0.25: 2, 0.5: 1.5, 1.0: 1}
 
 
 def get_config(preset: str = 'demo') -> ConfigDict:
     """Locked config of the study."""
+    epochs = curriculum.get_config(f'scratch,preset={preset}').stage.classify.epochs
     config = study(
         'label_fraction',
         preset,
         curriculum=('scratch', *curricula(('moco', 'rot'), (1, 2), first='moco')),
         label_fraction=tuple(
-            (f'{share:g}', (('data.label_fraction', share), ('stage.classify.epochs', epochs)))
-            for share, epochs in EPOCHS.items()
+            (f'{x:g}', (('data.label_fraction', x), ('stage.classify.epochs', round(n * epochs))))
+            for x, n in PASSES.items()
         ),
     )
     config.compare.references = ('scratch',)
     config.compare.family = ()  # one family: Holm's correction runs over all shares together
-    config.run.stage.classify.batch_size = 16  # the smallest share holds 28 phantoms
+    if preset == 'demo':
+        config.run.stage.classify.batch_size = 16  # the smallest share holds 28 phantoms
     return config.lock()

@@ -196,11 +196,13 @@ def run_config(run: ConfigDict, cell: Cell, stages: Iterable[str] = ()) -> Confi
             ) from None
     each.unlock()
     each.seed = cell.seed
-    each.stage = ConfigDict({
-        name: settings
-        for name, settings in each.stage.items()
-        if name in each.curriculum or task_of(name) not in TASKS
-    })
+    each.stage = ConfigDict(
+        {
+            name: settings
+            for name, settings in each.stage.items()
+            if name in each.curriculum or task_of(name) not in TASKS
+        }
+    )
     return each
 
 
