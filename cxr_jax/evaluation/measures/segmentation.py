@@ -1,10 +1,18 @@
 """How well predicted lung masks cover the true ones: Dice and IoU with patient intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cxr_jax.evaluation.bootstrap import CONFIDENCE, RESAMPLES, figure, patient_bootstrap, ratio
+from cxr_jax.evaluation.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Draws,
+    Statistics,
+    bootstrap,
+    figure,
+    ratio,
+)
 
 
 def dice_and_iou(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float]:
@@ -15,7 +23,7 @@ def dice_and_iou(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float]
 
 
 def mean_figures(
-    values: dict[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
     patients: Sequence[str],
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -25,10 +33,10 @@ def mean_figures(
     images = np.bincount(codes, minlength=len(names)).astype(float)
     sums = {name: np.bincount(codes, x, len(names)) for name, x in values.items()}
 
-    def statistic(counts: np.ndarray) -> dict[str, np.ndarray]:
+    def statistic(counts: np.ndarray) -> Statistics:
         return {name: ratio(counts @ total, counts @ images) for name, total in sums.items()}
 
-    samples = patient_bootstrap(statistic, len(names), len(codes), resamples, seed)
+    samples = bootstrap(statistic, len(names), len(codes), Draws(resamples, seed))
     return {
         'images': len(codes),
         'patients': len(names),
