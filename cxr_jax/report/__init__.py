@@ -1,27 +1,38 @@
-"""The report of one run: results.json, results.md, pictures, and a table for the console.
+"""The report of one run: results.json, results.md, pictures, and tables for the console.
 
-`results` is a dict with exactly these keys (numbers may be None or NaN where unknown):
+`results` is a dict with these keys (numbers may be None or NaN where unknown):
 
-    name, banner ('' or a caution for the top of the page), preset, region, command,
-    backbone (one line), params_sha256: str;  seed: int
-    curriculum: list of task names, e.g. ['moco', 'swav', 'rot', 'classify']
-    data: {name, fingerprint: str, size: int (px), classes: list of str, has_patient_ids: bool,
-           counts: {split: images}, class_counts: {split: [images of each class]}}
-    stages: list of {task, key, parent_key ('' for the first): str, epochs, steps, batch_size,
-           learning_rate, wall_seconds, images_per_second: numbers,
+    name, banner ('' or a caution for the top of the page), preset, region, command: str
+    encoder: str (one line);  seed: int
+    curriculum: list of stage ids, e.g. ['moco', 'moco2', 'classify']
+    folds: int, 0 for one split, else every image was tested by the network of its fold
+    data: {name, fingerprint: str, size: int (px), names: list of str (classes or findings),
+           exclusive: bool (one of the names is true of an image), has_patient_ids: bool,
+           counts: {split: images}, name_counts: {split: [images of each name]}}
+    stages: list of {stage (its id): str, fold: int from 0 or None (of all folds),
+           key, parent_key ('' for the first): str, epochs, steps, batch_size, learning_rate,
+           wall_seconds, images_per_second: numbers,
            metrics: {'loss', 'chance_loss', 'accuracy', ...}: final values, all optional,
            resumed: int (times), reused: bool (found finished, not trained again),
-           notes: list of str (the values that 'auto' resolved to, what the search chose)}
-    test: what cxr_jax.evaluation.metrics.classification_figures returns, or None
-    attention: what cxr_jax.evaluation.metrics.attention_figures returns, or None
-    boxes: the same of cxr_jax.evaluation.metrics.BOXES, or None
+           search: its search.json or None,
+           notes: list of str (the values that 'auto' resolved to, what the search chose),
+           data: {'sets': [{'name', 'images'}], 'images', 'patients', 'balance': str,
+               'left_out': {'images', 'same_patient', 'same_content'} or None}}
+    test: what cxr_jax.evaluation.measures.evaluate returns, or None without a readout
+    attention, boxes: attention inside the lungs and inside the lesion boxes, or None: {'images',
+           'ail', 'lung_area', 'excess': figures, 'without_mask', 'without_activation': images,
+           'per_name': [{'name', 'images', 'ail', 'lung_area', 'excess'}]}; of the boxes
+           'box_attention', 'box_area', 'without_boxes'
+    bundles: list of str, the folders of what the run leaves: of its last stage, in each fold
+    params_sha256: list of str, of the same
+    bytes: what the folders of the finished stages take on disk
     versions: {package: version};  device: {'kind': str, 'count': int}
 
 results.json is this dict, with null for what is not finite.
 """
 
-from cxr_jax.report.console import format_table
 from cxr_jax.report.figures.gallery import choose_examples
+from cxr_jax.report.page import format_table
 from cxr_jax.report.writer import write_report
 
 __all__ = ['choose_examples', 'format_table', 'write_report']

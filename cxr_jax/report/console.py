@@ -1,104 +1,105 @@
-"""The result as an aligned table of less than 100 columns for the console, in plain ASCII."""
+"""Blocks as text of less than 100 columns for a console, in plain ASCII."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from cxr_jax.report.findings import cautions
-from cxr_jax.report.formats import decimal, duration, interval, percent, plain
+from cxr_jax.report.blocks import (
+    Block,
+    Cautions,
+    Code,
+    Items,
+    Link,
+    Picture,
+    Section,
+    Table,
+    Text,
+    plain_text,
+)
 
 WIDTH = 98
-_NAME_WIDTH = 18  # with it no table is wider than WIDTH
+_FIRST = (34, 18)  # most letters of a first column: at first, and where the table is too wide
+_OTHER = 40  # of any other
+_ASCII = str.maketrans({
+    '→': '->', '−': '-', '–': '-', '×': 'x', '·': '-', '…': '..', '≥': '>=', '≤': '<=', '’': "'",
+})  # fmt: skip
 
 
-def format_table(results: dict) -> str:
-    """Stages, test figures, classes and cautions of a run; the dict is that of write_report."""
-    data = results['data']
-    title = f'{results["name"]}: {" -> ".join(results["curriculum"])}'
-    setting = (
-        f'{data["name"]}, {data["size"]} px, {results["region"]}, preset {results["preset"]}, '
-        f'seed {results["seed"]}'
-    )
-    blocks = [f'{_wrap(title)}\n{_wrap(setting)}', _stages(results['stages'])]
-    if results['test']:
-        blocks += [_headline(results), _classes(results)]
-    blocks.append('\n'.join(_wrap(f'! {text}', indent='  ') for text in cautions(results)))
-    text = '\n\n'.join(block for block in blocks if block)
-    return text.encode('ascii', 'replace').decode()
+def to_console(blocks: Iterable[Block], width: int = WIDTH) -> str:
+    """The blocks with an empty line between them; a table that is too wide continues below."""
+    found = (_render(block, width) for block in blocks)
+    return '\n\n'.join(text for text in found if text)
 
 
-def _wrap(text: str, indent: str = '') -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent)
+def _plain(text: str) -> str:
+    return plain_text(text).translate(_ASCII).encode('ascii', 'replace').decode()
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    """First column to the left, the others to the right, two blanks between."""
-    rows = [[_short(row[0]), *row[1:]] for row in rows]
+def _wrap(text: str, width: int, first: str = '', rest: str = '') -> str:
+    return textwrap.fill(
+        _plain(text), width, initial_indent=first, subsequent_indent=rest,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _render(block: Block, width: int) -> str:
+    match block:
+        case Text(text):
+            return _wrap(text, width)
+        case Items(texts, title):
+            lines = [_wrap(f'{title}:', width)] if title else []
+            return '\n'.join(lines + [_wrap(text, width, '- ', '  ') for text in texts])
+        case Table():
+            return _table(block.short or block, width)
+        case Picture(file, text):
+            return _wrap(f'{text}: {file}', width)
+        case Cautions(texts):
+            return '\n'.join(_wrap(text, width, '! ', '  ') for text in texts)
+        case Code(text):
+            return text.translate(_ASCII).encode('ascii', 'replace').decode()
+        case Section(title, inner):
+            return f'{_wrap(title, width)}\n\n{to_console(inner, width)}'.strip()
+    raise TypeError(f'{block!r} is not a block')
+
+
+def _table(table: Table, width: int) -> str:
+    rows = [[_cell(cell) for cell in row] for row in (table.header, *table.rows)]
+    rows = [[row[0], *(_short(cell, _OTHER) for cell in row[1:])] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    others = sum(widths[1:]) + 2 * (len(widths) - 1)
+    most = min(_FIRST[0], max(_FIRST[1], width - others))
+    rows = [[_short(row[0], most), *row[1:]] for row in rows]
+    widths[0] = max(len(row[0]) for row in rows)
+    parts = [_wrap(table.title, width)] if table.title else []
+    parts.append('\n\n'.join(_align(rows, widths, part) for part in _parts(widths, width)))
+    parts += [_wrap(remark, width, '- ', '  ') for remark in table.remarks]
+    return '\n'.join(parts)
+
+
+def _cell(cell: str | Link) -> str:
+    return ' '.join(_plain(cell.file if isinstance(cell, Link) else cell).split())
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 2] + '..'
+
+
+def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns of each part of the table, the first one in all of them."""
+    parts, taken = [[0]], widths[0]
+    for column, own in enumerate(widths[1:], start=1):
+        if taken + 2 + own > width and len(parts[-1]) > 1:
+            parts.append([0])
+            taken = widths[0]
+        parts[-1].append(column)
+        taken += 2 + own
+    return parts
+
+
+def _align(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
     lines = [
-        '  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        '  '.join(
+            row[c].rjust(widths[c]) if c else row[c].ljust(widths[c]) for c in columns
+        ).rstrip()
         for row in rows
     ]
     return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _NAME_WIDTH else text[: _NAME_WIDTH - 2] + '..'
-
-
-def _stages(stages: Sequence[dict]) -> str:
-    rows = [['stage', 'epochs', 'steps', 'batch', 'rate', 'loss', 'chance', 'time', 'images/s']]
-    for stage in stages:
-        rows.append([
-            stage['task'],
-            *(plain(stage[key], 3) for key in ('epochs', 'steps', 'batch_size', 'learning_rate')),
-            decimal(stage['metrics'].get('loss')),
-            decimal(stage['metrics'].get('chance_loss')),
-            'reused' if stage['reused'] else duration(stage['wall_seconds']),
-            plain(stage['images_per_second'], 3),
-        ])
-    return _align(rows)
-
-
-# Parts of the results that tell where the model looks; what a uniform map would reach is "chance".
-INSIDE = (
-    ('attention', 'AIL vs lung area', 'ail', 'lung_area'),
-    ('boxes', 'in boxes vs area', 'box_attention', 'box_area'),
-)
-
-
-def _headline(results: dict) -> str:
-    test = results['test']
-    rows = [['test images', 'value', '95 % interval', 'chance']]
-    figures = (('balanced accuracy', 'balanced_accuracy', True), ('macro-F1', 'macro_f1', False),
-               ('macro-AUC', 'macro_auc', False), ('accuracy', 'accuracy', True))
-    for title, key, in_percent in figures:
-        show = percent if in_percent else decimal
-        rows.append([
-            title,
-            show(test[key]['value']),
-            interval(test[key], in_percent),
-            show(test['chance'][key]),
-        ])
-    for part, title, share, area in INSIDE:
-        figures = results[part]
-        if figures and figures['images']:
-            rows.append([title, percent(figures[share]['value']), interval(figures[share]),
-                         percent(figures[area]['value'])])
-    return _align(rows)
-
-
-def _classes(results: dict) -> str:
-    rows = [['class', 'images', 'accuracy', '95 % interval', 'F1', 'AUC', 'AIL']]
-    test, attention = results['test'], results['attention']
-    ail = [row['ail']['value'] for row in attention['per_class']] if attention else None
-    for c, row in enumerate(test['per_class']):
-        rows.append([
-            row['name'],
-            plain(row['images']),
-            percent(row['accuracy']['value']),
-            interval(row['accuracy']),
-            decimal(row['f1']['value']),
-            decimal(row['auc']['value']),
-            percent(ail[c] if ail else None),
-        ])
-    return _align(rows)

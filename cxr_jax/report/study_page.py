@@ -1,4 +1,47 @@
-"""study.md: the whole study on one page, for a reader who was not there."""
+"""The page of a study: a function study -> blocks, for study.md and the console alike.
+
+`study` is a dict with these keys (numbers may be None where unknown; a *figure* is {'value', 'low',
+'high', 'reason'}):
+
+    name, command, banner ('' or a caution for the top of the page): str
+    data: as in the results of a run (cxr_jax.report): name, fingerprint, size, names, exclusive,
+           counts, name_counts, has_patient_ids
+    axes: {axis: [its levels, all str, in the order of the page]}, e.g. {'curriculum': ['scratch',
+           'moco_rot'], 'region': ['full', 'lungs_black'], 'classes': ['all', 'negative/typical']}
+    layout: {'rows': axis, 'columns': axis or ''}. Every axis that is neither is a page: each
+           combination of their levels has tables of its own.
+    seeds: list of int;  folds: int, 0 for one split
+    measures: {name: {'title': 'macro-AUC', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
+           every measure named below, those per name included;  headline: name of one of them
+    cells: one per run, {
+           levels: {axis: level} with every axis
+           title: of its level of the row axis, e.g. 'moco → rot' (the same in all its cells)
+           kind: heading of the group of rows it stands in ('' for none), label: order label or ''
+           seed: int;  directory: str, relative to the study's;  region: str, as in the run's results
+           stages, test, attention, boxes: as in the run's results (searches are stage['search']);
+               test, attention and boxes None, and stages [], of a run that did not end}
+    means: one per combination of levels that has a finished run with a readout, {
+           levels, title, kind, label: as above;  seeds: list of int;  images, patients: int
+           figures: {measure: figure | {'per_seed': [number or None], 'sd': number or None}}
+           per_name: [{'name', 'figures': {measure: the same}}], one per class or finding
+           attention: {'images', 'ail', 'lung_area', 'excess'} or None,
+           boxes: {'images', 'box_attention', 'box_area', 'excess'} or None (their figures as above)}
+    plan: {'runs', 'stages', 'distinct', 'shared', 'trained', 'found': numbers of stages,
+           'estimated_seconds', 'seconds', 'bytes' (of the stages' folders)}, all optional
+    comparisons: None or {
+           axis: the axis whose levels are compared;  measure: name of the measure compared
+           statistic, p_value, over: texts ('over': what the bootstrap draws, e.g. 'patients')
+           resamples, seed: int;  confidence: e.g. 0.95
+           families: [{'levels': {axis: level} that its comparisons have in common ({}: all of
+               them), 'comparisons': their number, which Holm's correction runs over}]
+           comparisons: [{'levels': {axis: level} of all other axes, 'first', 'second': levels of
+               `axis`, 'role': why the second is a reference ('' or its own name if nothing is to be
+               told, else e.g. 'best single task'), 'seeds': list of int, 'difference': figure of
+               first - second, 'p', 'p_holm', 'images', 'patients'}]}
+
+The chance level of a page's headline is that of its cells' `test`. Further keys are kept in
+study.json and not shown.
+"""
 
 from collections.abc import Collection, Iterator
 
