@@ -79,10 +79,11 @@ def study(name: str, preset: str, **axes: Sequence) -> ConfigDict:
     config.layout.rows = rows  # axis
     config.layout.columns = columns  # axis or empty; all others turn the page
     config.compare = ConfigDict()
-    config.compare.axis = rows  # whose levels are compared, those of all other axes being equal
+    config.compare.axis = rows  # whose levels are compared, all others being equal; empty: none
     config.compare.references = REFERENCES  # levels that all others are compared with
     config.compare.family = (columns,) if columns else ()  # Holm's correction: for each of their
     config.compare.resamples = 10000  # of the paired bootstrap
+    config.compare.over = 'patients'  # what it draws: patients, or patients and seeds
     # One run of the study; its seed and what the levels set follow from the above.
     config.run = curriculum.get_config(f'{"_".join(TASKS)},preset={preset}')
     return config

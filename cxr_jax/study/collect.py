@@ -15,27 +15,27 @@ from cxr_jax.study.order import label_order
 
 def assemble(config: ConfigDict, axes: Sequence[Axis], finished: Sequence[Finished]) -> dict:
     """The dict of report/study_page.py, without its name, command, banner and plan."""
-    layout, models = layout_of(config, axes), models_of(finished)
-    means = [_mean(model, config) for model in models]
-    best = means[0]['headline'] if means else ''
-    labels = _labels(finished, means) if layout.rows == CURRICULUM else {}
+    layout, models, first = layout_of(config, axes), models_of(finished), finished[0].results
+    figures = [_over_seeds(model, config) for model in models]
+    labels = _labels(finished, models, figures) if layout.rows == CURRICULUM else {}
 
     def heading(run: Finished) -> dict:
+        """What the tables say of the levels of a cell."""
         levels = dict(run.cell.levels)
-        return {'levels': levels, **_row(run, layout), 'label': labels.get(_key(levels), '')}
+        return {'levels': levels, 'label': labels.get(_key(levels), ''), **_row(run, layout)}
 
-    first = finished[0].results
     return {
         'data': first['data'],
         'axes': {axis.name: list(axis.levels) for axis in axes},
         'layout': {'rows': layout.rows, 'columns': layout.columns},
         'seeds': list(dict.fromkeys(config.seeds)),
         'folds': first['folds'],
-        'measures': {name: x for mean in means for name, x in mean.pop('measures').items()},
-        'headline': best,
+        'measures': {name: x for found in figures for name, x in _measures(found).items()},
+        'headline': figures[0]['headline'] if figures else '',
         'cells': [heading(run) | _cell(run) for run in finished],
         'means': [
-            heading(model.runs[0]) | mean for model, mean in zip(models, means, strict=True)
+            heading(model.runs[0]) | {'seeds': model.seeds} | _mean(found)
+            for model, found in zip(models, figures, strict=True)
         ],
         'comparisons': compare_all(models, config.compare, config.run.seed),
     }
@@ -68,41 +68,41 @@ def _cell(run: Finished) -> dict:
     return {'seed': run.cell.seed, 'directory': run.directory, **results}
 
 
-def _mean(model: Model, config: ConfigDict) -> dict:
-    """Figures over the seeds, in the form of the report; with 'measures' and 'headline'."""
+def _over_seeds(model: Model, config: ConfigDict) -> dict:
     draws = Draws(config.run.eval.resamples, config.run.seed)
     tables = [run.table for run in model.runs]
-    found = mean_over_seeds(tables, model.names, model.exclusive, draws)
-    shown = {
-        name: {key: x for key, x in figure.items() if key not in ('figure', 'chance')}
-        for name, figure in found['figures'].items()
-    }
-    return found | {
-        'seeds': model.seeds,
-        'figures': {name: x['figure'] for name, x in found['figures'].items()},
-        'measures': shown | found['name_measures'],
-    }
+    return mean_over_seeds(tables, model.names, model.exclusive, draws)
 
 
-def _labels(finished: Sequence[Finished], means: Sequence[Mapping]) -> dict[tuple, str]:
-    """Levels of every cell -> order label, by the means of the single tasks beside it."""
+def _measures(found: Mapping) -> dict:
+    """How each measure of a model is shown."""
+    keys = ('title', 'meaning', 'unit', 'higher_is_better')
+    every = found['figures'] | found['name_measures']
+    return {name: {key: x[key] for key in keys} for name, x in every.items()}
+
+
+def _mean(found: Mapping) -> dict:
+    """A model's figures as the report has them."""
+    keys = ('images', 'patients', 'per_name', 'attention', 'boxes')
+    figures = {name: x['figure'] for name, x in found['figures'].items()}
+    return {'figures': figures} | {key: found[key] for key in keys}
+
+
+def _labels(
+    finished: Sequence[Finished], models: Sequence[Model], figures: Sequence[Mapping]
+) -> dict[tuple, str]:
+    """Levels of every cell -> order label, by the single tasks where all other levels are equal."""
     pretext = {task for run in finished for task in run.tasks}
-    tasks = {_key(run.cell.levels): run.tasks for run in finished}
     alone: dict[tuple, dict] = {}
-    for mean in means:
-        of_cell = tasks[_key(mean['levels'])]
-        if len(of_cell) == 1:
-            value = mean['figures'][mean['headline']]['value']
-            sign = 1 if mean['measures'][mean['headline']]['higher_is_better'] else -1
-            place = alone.setdefault(_beside(mean['levels']), {})
-            place.setdefault(of_cell[0], None if value is None else sign * value)
+    for model, found in zip(models, figures, strict=True):
+        if len(model.tasks) == 1:
+            shown = found['figures'][found['headline']]
+            value, sign = shown['figure']['value'], 1 if shown['higher_is_better'] else -1
+            beside = alone.setdefault(_key(model.without(CURRICULUM)), {})
+            beside[model.tasks[0]] = None if value is None else sign * value
     return {
         _key(run.cell.levels): label_order(
-            run.tasks, alone.get(_beside(run.cell.levels), {}), pretext
+            run.tasks, alone.get(_key(run.cell.without(CURRICULUM)), {}), pretext
         )
         for run in finished
     }
-
-
-def _beside(levels: Mapping[str, str]) -> tuple:
-    return tuple((axis, level) for axis, level in levels.items() if axis != CURRICULUM)

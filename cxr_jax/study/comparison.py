@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax.evaluation.bootstrap import CONFIDENCE, Draws
+from cxr_jax.evaluation.bootstrap import CONFIDENCE, PATIENTS, PATIENTS_AND_SEEDS, Draws
 from cxr_jax.evaluation.cohort import aligned
 from cxr_jax.evaluation.difference import P_VALUE, difference, holm
 from cxr_jax.evaluation.measures import headline
@@ -16,10 +16,13 @@ from data_pipelines.errors import UserError
 
 BEST_SINGLE = 'best single task'
 REFERENCES = (SCRATCH, IMAGENET, BEST_SINGLE)
+_ANOTHER_AXIS = (
+    'Or compare the levels of another axis (--config.compare.axis=NAME; empty for no comparison).'
+)
 
 
 def check(compare: ConfigDict, axes: Sequence[Axis]) -> None:
-    """UserError for an axis or a reference that the study does not have."""
+    """UserError for an axis or a reference that the study does not have, and for a bad draw."""
     levels = {axis.name: axis.levels for axis in axes}
     for field, names in (('axis', [compare.axis]), ('family', compare.family)):
         for name in names:
@@ -39,6 +42,12 @@ def check(compare: ConfigDict, axes: Sequence[Axis]) -> None:
                 f'{name!r} in --config.compare.references is no level of {compare.axis}; choose '
                 f'from {", ".join(levels[compare.axis])}.'
             )
+
+    if compare.over not in (PATIENTS, PATIENTS_AND_SEEDS) or compare.resamples < 1:
+        raise UserError(
+            f'--config.compare.over={compare.over} must be {PATIENTS!r} or {PATIENTS_AND_SEEDS!r}, '
+            f'and --config.compare.resamples={compare.resamples} 1 or more.'
+        )
 
 
 def compare_all(models: Sequence[Model], compare: ConfigDict, seed: int) -> dict | None:
@@ -101,13 +110,13 @@ def _compare_page(
         if (model.names, model.exclusive) != (group[0].names, group[0].exclusive):
             raise UserError(
                 f'{runs[0].cell.title} and {model.runs[0].cell.title} cannot be compared: they '
-                f'tell {", ".join(group[0].names)} and {", ".join(model.names)}. Compare the '
-                'levels of another axis (--config.compare.axis=NAME; empty for none).'
+                f'tell {", ".join(group[0].names)} and {", ".join(model.names)}. {_ANOTHER_AXIS}'
             )
-    tables, cohort = aligned(
-        [run.table for run in runs], group[0].names, group[0].exclusive,
-        [run.cell.title for run in runs],
-    )  # fmt: skip
+    tables, titles = [run.table for run in runs], [run.cell.title for run in runs]
+    try:
+        tables, cohort = aligned(tables, group[0].names, group[0].exclusive, titles)
+    except UserError as error:
+        raise UserError(f'{error} {_ANOTHER_AXIS}') from None
     found = resample([measure], tables, cohort, draws)
     columns: dict[str, dict[int, int]] = {}
     for column, run in enumerate(runs):

@@ -1,15 +1,9 @@
-"""What the runs of a study left, read again: per cell, and per model over its seeds."""
+"""What the runs of a study left: per cell, and per model over its seeds."""
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from cxr_jax.evaluation.cohort import Table
-from cxr_jax.run.curriculum import PREDICTIONS_FILE
-from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.study.grid import Cell
 
 
@@ -52,15 +46,6 @@ class Model:
     def without(self, *axes: str) -> dict[str, str]:
         """Its levels on all other axes."""
         return self.runs[0].cell.without(*axes)
-
-
-def read(cell: Cell, tasks: tuple[str, ...], workdir: pathlib.Path, study: pathlib.Path) -> Finished:
-    """What the run of a cell left in `workdir`, below the folder of the study."""
-    results, table = json.loads((workdir / RESULTS_FILE).read_text()), None
-    if results['test']:
-        with np.load(workdir / PREDICTIONS_FILE) as arrays:
-            table = {name: x for name, x in arrays.items() if name != 'names'}
-    return Finished(cell, tasks, str(workdir.relative_to(study)), results, table)
 
 
 def models_of(finished: Iterable[Finished]) -> list[Model]:

@@ -20,11 +20,13 @@ from cxr_jax.report.study_console import format_study
 from cxr_jax.report.study_writer import write_study
 from cxr_jax.run import curriculum, embedded
 from cxr_jax.run.plan import Plan, make_plan
+from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.runtime import command_line, hosts, parallel
 from cxr_jax.store.claim import Busy
 from cxr_jax.store.stages import MANIFEST, StageDirectory
-from cxr_jax.study import collect
-from cxr_jax.study.grid import CURRICULUM, IMAGENET, Cell, axes_of, cells, run_config
+from cxr_jax.study import collect, comparison
+from cxr_jax.study.grid import CURRICULUM, IMAGENET, Cell, axes_of, cells, layout_of, run_config
+from cxr_jax.study.models import Finished
 from data_pipelines.errors import UserError
 
 EXAMPLE = '--config configs/study.py:demo'
@@ -75,7 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
 
     # 3. Comparisons on the same images, tables, plots.
     def write_all() -> dict:
-        finished = [collect.read(job.cell, job.tasks, job.workdir, workdir) for job in jobs]
+        finished = [read(job, workdir) for job in jobs]
         planned['bytes'] = sum(
             path.stat().st_size
             for folder in _folders(jobs, workdir / STORE).values()
@@ -95,7 +97,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
 def plan_jobs(config: ConfigDict, workdir: pathlib.Path) -> list[Job]:
     """All runs in an order in which shared stages come first; UserError for what cannot run."""
     axes, devices = axes_of(config), parallel.data_mesh().size
-    collect.check(config, axes)
+    layout_of(config, axes)
+    comparison.check(config.compare, axes)
     grid = cells(axes, config.seeds)
     stages = dict.fromkeys(
         stage for cell in grid for stage in cell.overrides.get(CURRICULUM, config.run.curriculum)
@@ -217,3 +220,13 @@ def work_through(jobs: Sequence[Job], banner: str, command: str) -> None:
             print(f'{len(busy)} runs wait for other processes.', flush=True)
             time.sleep(WAIT_SECONDS)
         waiting = busy
+
+
+def read(job: Job, study: pathlib.Path) -> Finished:
+    """What the run of a cell left in its folder, below that of the study."""
+    results, table = json.loads((job.workdir / RESULTS_FILE).read_text()), None
+    if results['test']:
+        with np.load(job.workdir / curriculum.PREDICTIONS_FILE) as arrays:
+            table = {name: x for name, x in arrays.items() if name != 'names'}
+    directory = job.workdir.relative_to(study).as_posix()
+    return Finished(job.cell, job.tasks, directory, results, table)

@@ -27,7 +27,7 @@ def test_every_cell_of_every_study_has_a_config(config):
 
 
 def test_the_reference_study():
-    """4 single tasks, 12 ordered pairs, 6 triples that begin with MoCo; a search for every stage."""
+    """4 single tasks, 12 ordered pairs, 6 triples that begin with MoCo; every stage is searched."""
     config = get_config('thesis')
     assert config == get_config('siim_study')
     names = config.axes.curriculum
