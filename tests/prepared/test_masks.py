@@ -107,7 +107,7 @@ def card(prepared, drawn):
 
 @pytest.fixture(scope='module')
 def with_masks(prepared, card):
-    return open_prepared(prepared.directory.parents[2], prepared.name, prepared.size, 'drawn')
+    return open_prepared(prepared.directory.parents[1], prepared.name, prepared.size, 'drawn')
 
 
 def split_rows(prepared, data):

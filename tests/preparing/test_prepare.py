@@ -172,7 +172,7 @@ def test_no_identity_reaches_the_prepared_folder(truths_and_data):
     for path in files:
         content = path.read_bytes()
         assert not [secret for secret in secrets if secret.encode() in content], path.name
-    data_dir = prepared.directory.parents[2]
+    data_dir = prepared.directory.parents[1]
     assert (data_dir / '.salt').stat().st_mode & 0o777 == 0o600
     assert (data_dir / '.cache').stat().st_mode & 0o777 == 0o700
 

@@ -116,7 +116,7 @@ def test_running_again_does_only_what_is_missing(tmp_path, monkeypatch):
 
 KILL = """
 import os, sys
-from data_pipelines import publish
+from data_pipelines.preparing import publish
 from data_pipelines.prepare import prepare
 calls = 0
 def dying(*args):

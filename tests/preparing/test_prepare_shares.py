@@ -26,7 +26,7 @@ def one_machine(tmp_path_factory):
 def arguments(one_machine, tmp_path):
     """The command for another data folder, which gets the same salt for its pseudonyms."""
     raw, prepared = one_machine
-    shutil.copy(prepared.directory.parents[2] / '.salt', tmp_path)
+    shutil.copy(prepared.directory.parents[1] / '.salt', tmp_path)
     settings = {'dataset': 'siim_covid19', 'source': raw, 'data_dir': tmp_path, 'size': SIZE}
     return [f'--{name}={value}' for name, value in (settings | {'processes': 1}).items()]
 

@@ -21,7 +21,7 @@ EACH_STEP = {'stage.rot.checkpoint_epochs': 0.25}  # so that it is nearly always
 
 def start(data, workdir, folder):
     """The command in a process of its own, on one device; what it says goes to a file."""
-    overrides = tiny.settings('rot') | EACH_STEP | {'data.dir': data.directory.parents[2]}
+    overrides = tiny.settings('rot') | EACH_STEP | {'data.dir': data.directory.parents[1]}
     environment = tiny.environment(1, **tiny.keeping_compiled(folder / 'compiled'))
     command = [
         sys.executable, '-m', 'cxr_jax.main', f'--workdir={workdir}',

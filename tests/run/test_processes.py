@@ -34,7 +34,7 @@ def free_port() -> int:
 def folder(tiny_data, tmp_path_factory):
     """What the two processes of process_worker left."""
     folder = tmp_path_factory.mktemp('processes')
-    (folder / 'data').write_text(str(tiny_data.directory.parents[2]))
+    (folder / 'data').write_text(str(tiny_data.directory.parents[1]))
     with pytest.raises(Interrupted, match='step 5 of 8'):
         run_alone('stopped_by_one', tiny_data, folder / 'stopped_by_one', tiny.sigterm_at(5))
     command = [sys.executable, '-m', 'tests.process_worker', str(free_port())]

@@ -175,7 +175,7 @@ def test_the_gallery_shows_both_ends():
 def small_config(data, **changes) -> ConfigDict:
     config = get_config()
     config.update_from_flattened_dict({
-        'data.dir': str(data.directory.parents[2]), 'data.size': tiny.SIZE, 'network.width': 4,
+        'data.dir': str(data.directory.parents[1]), 'data.size': tiny.SIZE, 'network.width': 4,
         'network.depth': 2, 'eval.batch_size': 16, 'eval.resamples': 50,
         'stage.segment.epochs': 3, 'stage.segment.batch_size': 8,
         'stage.segment.task.image_size': tiny.SIZE,
@@ -246,7 +246,7 @@ def test_apply_writes_masks_that_a_curriculum_can_open(tiny_data, capsys):
     card = segment.apply(small_config(tiny_data), tiny_data, 'oracle', predict, {'model': 'true'})
     printed = capsys.readouterr().out
     assert 'no lung found' in printed and card['reasons']['no lung found'] == 1
-    opened = open_prepared(tiny_data.directory.parents[2], tiny_data.name, tiny_data.size, 'oracle')
+    opened = open_prepared(tiny_data.directory.parents[1], tiny_data.name, tiny_data.size, 'oracle')
     assert opened.counts['train'] == card['accepted']['train']['images']
     for batch in eval_batches(opened, 'train', 8):
         for image, mask in zip(batch['image'], batch['lung_mask'], strict=True):

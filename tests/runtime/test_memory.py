@@ -12,7 +12,7 @@ from cxr_jax.runtime import allocator
 
 SCRIPT = """
 import ctypes, resource, sys
-from cxr_jax import memory
+from cxr_jax.runtime import allocator
 print(allocator.keep_freed_memory() if {kept} else None)
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p

@@ -148,7 +148,10 @@ def test_the_chain_goes_back_to_the_first_stage(undisturbed, tmp_path):
 def test_no_device_is_touched(undisturbed, tmp_path):
     """A platform that does not exist is no obstacle."""
     _, _, directory = undisturbed('rot')
-    script = 'import sys; from cxr_jax import inspection; sys.exit(inspection.main(sys.argv[1:]))'
+    script = (
+        'import sys; from cxr_jax.store import inspection; '
+        'sys.exit(inspection.main(sys.argv[1:]))'
+    )
 
     def run(*words):
         return subprocess.run(

@@ -1,0 +1,71 @@
+"""What a stage or a run is: the settings that are active, and the key made of them.
+
+A key must change with everything that changes a result, and with nothing else. So a field is left
+out where it cannot do anything: one that never changes a result (where things lie, how often is
+saved), one at its neutral value, one that other settings switch off (`inactive`), and a nested
+section of which nothing is left. So a new field with a neutral default leaves every key as it was.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+# Part of every key: raised when the same settings come to mean something else.
+FORMAT = 3
+
+
+def active(settings) -> dict:
+    """The fields of a settings object that determine its result, as plain JSON.
+
+    A settings class may have a method `inactive() -> set[str]`: names of its fields that do nothing
+    with the values that the others have.
+    """
+    off = settings.inactive() if hasattr(settings, 'inactive') else ()
+    found = {}
+    for field in dataclasses.fields(settings):
+        value, metadata = getattr(settings, field.name), field.metadata
+        if field.name in off or not metadata.get('result', True) or metadata.get('derived'):
+            continue
+        if dataclasses.is_dataclass(value):
+            value = active(value)
+            if not value:
+                continue
+        elif 'neutral' in metadata and value == metadata['neutral']:
+            continue
+        found[field.name] = plain(value)
+    return found
+
+
+def key_of(content: Mapping) -> str:
+    """16 hex digits of the SHA-256 of the canonical JSON of `content` and the FORMAT."""
+    whole = {'format': FORMAT, **content}
+    canonical = json.dumps(whole, sort_keys=True, separators=(',', ':'), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def plain(value):
+    """Settings as JSON keeps them: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def differences(before: Mapping, now: Mapping) -> str:
+    """One line for each entry of two nested dicts that is not the same in both."""
+    old, new = _flat(before), _flat(now)
+    return '\n'.join(
+        f'  {name}: {old.get(name)!r}, {new.get(name)!r}'
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    )
+
+
+def _flat(tree: Mapping, prefix: str = '') -> dict:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f'{prefix}{name}.')
+        else:
+            flat[prefix + name] = value
+    return flat
