@@ -5,6 +5,7 @@ Started several times (here or on other hosts that see the same folder), the pro
 work: every stage is trained once. Exit codes as in cxr_jax.runtime.command_line.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -22,10 +23,21 @@ from cxr_jax.run import curriculum, embedded
 from cxr_jax.run.plan import Plan, make_plan
 from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.runtime import command_line, hosts, parallel
+from cxr_jax.store.bundle import BUNDLE, read_description
 from cxr_jax.store.claim import Busy
-from cxr_jax.store.stages import MANIFEST, StageDirectory
+from cxr_jax.store.files import Damaged
+from cxr_jax.store.stages import StageDirectory
 from cxr_jax.study import collect, comparison
-from cxr_jax.study.grid import CURRICULUM, IMAGENET, Cell, axes_of, cells, layout_of, run_config
+from cxr_jax.study.grid import (
+    CURRICULUM,
+    IMAGENET,
+    Cell,
+    axes_of,
+    cells,
+    layout_of,
+    run_config,
+    task_of,
+)
 from cxr_jax.study.models import Finished
 from data_pipelines.errors import UserError
 
@@ -134,24 +146,15 @@ def _folders(jobs: Iterable[Job], store: pathlib.Path) -> dict[str, pathlib.Path
 
 
 def count_stages(jobs: Sequence[Job], store: pathlib.Path) -> dict:
-    """Numbers of runs and stages, and the time that the rest will take (None: unknown).
-
-    A rate is that of the finished stages of the same task in this store.
-    """
+    """Numbers of runs and stages, and the time that the rest will take (None: unknown)."""
     stages = [stage for job in jobs for stage in job.plan.stages]
     distinct = {stage.key: stage for stage in stages}
     folders = _folders(jobs, store)
     missing = [stage for key, stage in distinct.items() if not folders[key].is_dir()]
-    rates = {}
-    for path in store.glob(f'*/{MANIFEST}'):
-        manifest = json.loads(path.read_text())
-        if manifest['images_per_second']:
-            rates.setdefault(manifest['task'], []).append(manifest['images_per_second'])
-    known = all(stage.name in rates for stage in missing)
+    rates = rates_of(store)
+    known = all(task_of(stage.name) in rates for stage in missing)
     seconds = sum(
-        COMPILE_SECONDS + _images(stage) / float(np.median(rates[stage.name]))
-        for stage in missing
-        if known
+        COMPILE_SECONDS + _images(stage) / rates[task_of(stage.name)] for stage in missing if known
     )
     return {
         'runs': len(jobs),
@@ -163,6 +166,18 @@ def count_stages(jobs: Sequence[Job], store: pathlib.Path) -> dict:
         'estimated_seconds': round(seconds, 1) if known else None,
         'missing': sorted(folders[stage.key].name for stage in missing),
     }
+
+
+def rates_of(store: pathlib.Path) -> dict[str, float]:
+    """Images per second of each task: the median of the finished stages in this store."""
+    found: dict[str, list[float]] = {}
+    for path in store.glob(f'*/{BUNDLE}'):
+        # What cannot be read is told by the run that needs it.
+        with contextlib.suppress(Damaged, UserError, OSError):
+            told = read_description(path.parent)
+            if told['images_per_second']:
+                found.setdefault(told['task'], []).append(told['images_per_second'])
+    return {task: float(np.median(rates)) for task, rates in found.items()}
 
 
 def _images(stage) -> int:

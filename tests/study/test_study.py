@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from cxr_jax.store.bundle import BUNDLE, read_description, write_bundle
 from ml_collections import ConfigDict
 
 from configs.study import get_config
 from cxr_jax.evaluation.measures import headline
 from cxr_jax.run import curriculum
 from cxr_jax.run.curriculum import PREDICTIONS_FILE
-from cxr_jax.store.stages import MANIFEST
 from cxr_jax.study import work
 from data_pipelines.errors import UserError
 from tests import tiny
@@ -59,15 +59,20 @@ def test_the_plan_counts_every_stage_once(tiny_data, tmp_path):
 
 def test_the_time_is_estimated_from_finished_stages_of_the_same_tasks(tiny_data, tmp_path):
     """8 batches of 8 images each; every stage at its task's median rate, and its compilation."""
-    jobs, counts = planned(tiny_data, tmp_path)
+    store = tmp_path / 'stages'
+
+    def finish(name, task, rate):
+        (store / name).mkdir(parents=True)
+        write_bundle(store / name, {}, {'task': task, 'images_per_second': rate})
+
     for i, (task, rate) in enumerate([('rot', 2), ('rot', 4), ('rot', 40), ('relloc', 8)]):
-        folder = tmp_path / 'stages' / f'{task}-{i}'
-        folder.mkdir(parents=True)
-        text = json.dumps({'task': task, 'images_per_second': rate})
-        (folder / MANIFEST).write_text(text)
-    assert work.count_stages(jobs, tmp_path / 'stages')['estimated_seconds'] is None
-    (folder / MANIFEST).write_text(json.dumps({'task': 'classify', 'images_per_second': 16}))
-    jobs, counts = planned(tiny_data, tmp_path, **{'axes.curriculum': ('scratch', 'rot')})
+        finish(f'{task}-{i}', task, rate)
+    assert planned(tiny_data, tmp_path)[1]['estimated_seconds'] is None
+    finish('classify-0', 'classify', 16)
+    (store / 'rot-9').mkdir()
+    (store / 'rot-9' / BUNDLE).write_text('{')
+    assert work.rates_of(store) == {'rot': 4, 'relloc': 8, 'classify': 16}
+    _, counts = planned(tiny_data, tmp_path, **{'axes.curriculum': ('scratch', 'rot')})
     seconds = 2 * (64 / 4 + 2 * 64 / 16 + 3 * work.COMPILE_SECONDS)
     assert counts['estimated_seconds'] == pytest.approx(seconds, abs=0.1)
 
@@ -137,11 +142,12 @@ def alone(tiny_data, tmp_path_factory):
 
 
 def trained(workdir) -> dict:
-    """Stage folder -> (hash of its parameters, number of sessions)."""
+    """Stage folder -> (hashes of its parameters, number of sessions)."""
     found = {}
-    for path in (workdir / 'stages').glob(f'*/{MANIFEST}'):
-        manifest = json.loads(path.read_text())
-        found[path.parent.name] = manifest['sha256'], len(manifest['sessions'])
+    for path in (workdir / 'stages').glob(f'*/{BUNDLE}'):
+        told = read_description(path.parent)
+        hashes = {name: part['sha256'] for name, part in told['parts'].items()}
+        found[path.parent.name] = hashes, len(told['sessions'])
     return found
 
 
