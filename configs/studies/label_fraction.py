@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import curriculum
 from configs.study import curricula, study
+from cxr_jax.study.grid import level_name
 
 # Share of the patients with labels -> how many times the epochs of the preset: fewer images, more
 # passes.
@@ -28,7 +29,10 @@ def get_config(preset: str = 'demo') -> ConfigDict:
         preset,
         curriculum=('scratch', *curricula(('moco', 'rot'), (1, 2), first='moco')),
         label_fraction=tuple(
-            (f'{x:g}', (('data.label_fraction', x), ('stage.classify.epochs', round(n * epochs))))
+            (
+                level_name(x),
+                (('data.label_fraction', x), ('stage.classify.epochs', round(n * epochs))),
+            )
             for x, n in PASSES.items()
         ),
     )

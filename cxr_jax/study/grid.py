@@ -45,11 +45,9 @@ class Cell:
     @property
     def folder(self) -> str:
         """Relative path of its own, whatever the levels are called and whichever others there are:
-        'region=full/curriculum=moco_rot/seed=0'."""
-        outer_first = reversed(self.levels.items())
-        return '/'.join(
-            [*(f'{file_name(axis)}={file_name(x)}' for axis, x in outer_first), f'seed={self.seed}']
-        )
+        'curriculum=moco_rot/region=full/seed=0'."""
+        parts = [f'{file_name(axis)}={file_name(x)}' for axis, x in sorted(self.levels.items())]
+        return '/'.join([*parts, f'seed={self.seed}'])
 
     def without(self, *axes: str) -> dict[str, str]:
         """Its levels on all other axes."""
@@ -77,10 +75,10 @@ def file_name(text: str) -> str:
 
 
 def level_name(value) -> str:
-    """What a value of a field is called: ('negative', 'typical') is 'negative/typical'."""
+    """What a value of a field is called: ('negative', 'typical') is 'negative/typical', 1.0 '1'."""
     if isinstance(value, tuple | list):
         return '/'.join(map(level_name, value)) or ALL
-    return str(value)
+    return str(value).removesuffix('.0') if isinstance(value, float) else str(value)
 
 
 def task_of(stage: str) -> str:
@@ -94,24 +92,27 @@ def kind_of(tasks: Sequence[str]) -> str:
 
 
 def axes_of(config: ConfigDict) -> list[Axis]:
-    """The axes of a study's config (configs/study.py), with the levels chosen there.
+    """The axes of a study's config (configs/study.py) with the levels chosen there, that of the
+    rows first, then that of the columns, then the others by name.
 
     A level is one that `config.levels` defines; else, where every level of its axis sets the same
     single field, a value of this field; else, on the axis `curriculum`, the names of stages joined
     by _, `scratch`, or `imagenet`, which is left out without weights. UserError for another.
     """
     axes = []
-    for name, chosen in config.axes.items():
+    shown = [name for name in (config.layout.rows, config.layout.columns) if name in config.axes]
+    for name in dict.fromkeys((*shown, *sorted(config.axes))):
         defined = {level: dict(fields) for level, fields in config.levels.get(name, ())}
         levels = {}
-        for level in chosen:
+        for level in config.axes[name]:
             if name == CURRICULUM and level == IMAGENET and not config.imagenet_weights:
                 continue
             levels[level_name(level)] = _fields_of(level, name, defined, config)
         axes.append(Axis(name, levels))
-    if not all(axis.levels for axis in axes) or not axes or not config.seeds:
-        empty = [f'axes.{axis.name}' for axis in axes if not axis.levels] or ['axes', 'seeds']
-        raise UserError(f'The study is empty: list something in --config.{" and ".join(empty)}.')
+    empty = [f'--config.axes.{axis.name}' for axis in axes if not axis.levels]
+    empty += [] if config.seeds else ['--config.seeds']
+    if empty:
+        raise UserError(f'The study is empty: list something in {" and ".join(empty)}.')
     return axes
 
 

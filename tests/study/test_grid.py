@@ -59,7 +59,7 @@ def test_cells_are_the_product_with_the_first_axis_innermost():
         'curriculum': ('moco',), 'data.region': 'lungs_black', 'stage.moco.epochs': 1,
     }  # fmt: skip
     assert found[0].title == 'scratch, region full, epochs few, seed 3'
-    assert found[0].folder == 'epochs=few/region=full/curriculum=scratch/seed=3'
+    assert found[0].folder == 'curriculum=scratch/epochs=few/region=full/seed=3'
     assert found[0].without('region', 'curriculum') == {'epochs': 'few'}
 
 
@@ -78,11 +78,12 @@ def test_levels_chosen_by_name_by_value_and_by_tasks(make):
         classes=study.over('data.classes', ((), ('a', 'b'))),
         share=study.over('data.label_fraction', (0.05, 1.0)),
     )
-    assert config.axes.classes == ('all', 'a/b') and config.axes.share == ('0.05', '1.0')
+    assert config.axes.classes == ('all', 'a/b') and config.axes.share == ('0.05', '1')
     config.axes.curriculum = ('rot_moco', 'twice', 'scratch')
-    config.axes.region, config.axes.share = ('background',), ('1.0', 0.25)
+    config.axes.region, config.axes.share = ('background',), ('1', 0.25)
     config.axes.classes = (('b', 'c'), 'all')
     levels = {axis.name: axis.levels for axis in axes_of(config)}
+    assert list(levels['region']) == ['background'] and list(levels['share']) == ['1', '0.25']
     assert levels == {
         'curriculum': {
             'rot_moco': {'curriculum': ('rot', 'moco')},
@@ -91,7 +92,7 @@ def test_levels_chosen_by_name_by_value_and_by_tasks(make):
         },
         'region': {'background': {'data.region': 'background'}},
         'classes': {'b/c': {'data.classes': ('b', 'c')}, 'all': {'data.classes': ()}},
-        'share': {'1.0': {'data.label_fraction': 1.0}, '0.25': {'data.label_fraction': 0.25}},
+        'share': {'1': {'data.label_fraction': 1.0}, '0.25': {'data.label_fraction': 0.25}},
     }
 
 
@@ -109,7 +110,7 @@ def test_imagenet_is_left_out_without_weights(make):
         ({'axes.curriculum': ('rot_nothing',)}, "'rot_nothing' in --config.axes.curriculum"),
         ({'axes.curriculum': ('rot_rot',)}, 'a second one of a task is called rot2'),
         ({'axes.curriculum': ()}, 'study is empty: list something in --config.axes.curriculum'),
-        ({'seeds': ()}, 'study is empty'),
+        ({'seeds': ()}, 'study is empty: list something in --config.seeds'),
         ({'axes.mixed': ('unknown',)}, "'unknown' in --config.axes.mixed is not defined"),
         ({'layout.rows': 'regions'}, 'layout.rows=regions is no axis of the study; it has curr'),
         ({'layout.columns': 'curriculum'}, 'are both curriculum'),
@@ -128,8 +129,11 @@ def test_the_layout_leaves_the_other_axes_to_the_pages(make):
     axes = axes_of(config)
     assert layout_of(config, axes) == Layout('curriculum', 'region')
     assert layout_of(config, axes).pages(axes) == ['share']
+    assert [axis.name for axis in axes] == ['curriculum', 'region', 'share']
     config.layout.rows, config.layout.columns = 'share', ''
+    axes = axes_of(config)
     assert layout_of(config, axes).pages(axes) == ['curriculum', 'region']
+    assert [axis.name for axis in axes] == ['share', 'curriculum', 'region']
 
 
 def test_a_cells_config_has_its_fields_and_its_stages(run_of_all):
