@@ -24,17 +24,13 @@ PASSES = {0.05: 4, 0.1: 3, 0.25: 2, 0.5: 1.5, 1.0: 1}
 def get_config(preset: str = 'demo') -> ConfigDict:
     """Locked config of the study."""
     epochs = curriculum.get_config(f'scratch,preset={preset}').stage.classify.epochs
+    shares = tuple(
+        (level_name(x), (('data.label_fraction', x), ('stage.classify.epochs', round(n * epochs))))
+        for x, n in PASSES.items()
+    )
+    pretrained = curricula(('moco', 'rot'), (1, 2), first='moco')
     config = study(
-        'label_fraction',
-        preset,
-        curriculum=('scratch', *curricula(('moco', 'rot'), (1, 2), first='moco')),
-        label_fraction=tuple(
-            (
-                level_name(x),
-                (('data.label_fraction', x), ('stage.classify.epochs', round(n * epochs))),
-            )
-            for x, n in PASSES.items()
-        ),
+        'label_fraction', preset, curriculum=('scratch', *pretrained), label_fraction=shares
     )
     config.compare.references = ('scratch',)
     config.compare.family = ()  # one family: Holm's correction runs over all shares together

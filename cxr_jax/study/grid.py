@@ -61,10 +61,6 @@ class Layout:
     rows: str
     columns: str = ''
 
-    def pages(self, axes: Iterable[Axis]) -> list[str]:
-        """Names of the axes that turn the page."""
-        return [axis.name for axis in axes if axis.name not in (self.rows, self.columns)]
-
 
 def file_name(text: str) -> str:
     """`text` as a part of a path: different for different texts, and itself if it is safe."""

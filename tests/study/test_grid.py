@@ -112,7 +112,10 @@ def test_imagenet_is_left_out_without_weights(make):
         ({'axes.curriculum': ()}, 'study is empty: list something in --config.axes.curriculum'),
         ({'seeds': ()}, 'study is empty: list something in --config.seeds'),
         ({'axes.mixed': ('unknown',)}, "'unknown' in --config.axes.mixed is not defined"),
-        ({'layout.rows': 'regions'}, 'layout.rows=regions is no axis of the study; it has curr'),
+        (
+            {'layout.rows': 'regions'},
+            'layout.rows=regions is no axis of the study; it has mixed, curr',
+        ),
         ({'layout.columns': 'curriculum'}, 'are both curriculum'),
     ],
 )
@@ -123,16 +126,15 @@ def test_what_is_not_understood(changes, words, make):
         layout_of(config, axes_of(config))
 
 
-def test_the_layout_leaves_the_other_axes_to_the_pages(make):
+def test_the_layout_orders_the_axes(make):
     config = make(curriculum=('moco',), region=study.over('data.region', ('full',)),
                   share=study.over('data.label_fraction', (1.0,)))  # fmt: skip
     axes = axes_of(config)
     assert layout_of(config, axes) == Layout('curriculum', 'region')
-    assert layout_of(config, axes).pages(axes) == ['share']
     assert [axis.name for axis in axes] == ['curriculum', 'region', 'share']
     config.layout.rows, config.layout.columns = 'share', ''
     axes = axes_of(config)
-    assert layout_of(config, axes).pages(axes) == ['curriculum', 'region']
+    assert layout_of(config, axes) == Layout('share', '')
     assert [axis.name for axis in axes] == ['share', 'curriculum', 'region']
 
 
