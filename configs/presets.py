@@ -1,47 +1,10 @@
-"""Values of the presets, as flat `section.field` -> value over the fields of curriculum.py."""
-
-# The methods' own ImageNet recipes: MMSelfSup v0.5.0 configs; SwAV: the official 256-batch script.
-REFERENCE = {
-    'rot': {
-        'batch_size': 128,
-        'epochs': 70,
-        'optimizer.lr': 0.2,
-        'optimizer.schedule': 'step',
-        'optimizer.milestones': (30 / 70, 50 / 70),
-        'optimizer.warmup_epochs': 5.0,
-        'optimizer.warmup_ratio': 0.1,
-    },
-    'relloc': {
-        'batch_size': 512,
-        'epochs': 70,
-        'optimizer.lr': 0.2,
-        'optimizer.head_weight_decay': 5e-4,
-        'optimizer.schedule': 'step',
-        'optimizer.milestones': (30 / 70, 50 / 70),
-        'optimizer.warmup_epochs': 5.0,
-        'optimizer.warmup_ratio': 0.1,
-    },
-    'moco': {'epochs': 200, 'optimizer.lr': 0.03, 'optimizer.by_epoch': True},
-    'swav': {
-        'epochs': 200,
-        'optimizer.name': 'lars',
-        'optimizer.lr': 0.6,
-        'optimizer.weight_decay': 1e-6,
-        'optimizer.head_weight_decay': 1e-6,
-        'optimizer.final_factor': 0.001,
-    },
-    'classify': {
-        'epochs': 90,
-        'optimizer.schedule': 'step',
-        'optimizer.milestones': (1 / 3, 2 / 3),
-    },
-}
+"""Values of the presets, as flat `section.field` -> value over the recipes of the tasks."""
 
 # The reference study: ResNet-50, SGD (LARS for SwAV), 30 epochs per pretext task, 150 for the
 # classifier. It states no schedule, so the rate is constant; 0.01 is its classifier's stated rate
 # and the lowest of its search grid for the others. Not stated either, and so our choice: crop
 # areas, degrees of the rotation, network input of 224 px, MoCo's queue (as long as the data).
-THESIS = {
+SIIM_STUDY = {
     'stage.rot.batch_size': 16,
     'stage.rot.epochs': 30,
     'stage.rot.optimizer.lr': 0.01,
@@ -74,18 +37,18 @@ THESIS = {
     'stage.swav.task.augment.rotation': 10.0,
     'stage.swav.task.augment.jitter': 0.0,
     'stage.swav.task.augment.blur': 0.0,
-    'stage.classify.batch_size': 64,
-    'stage.classify.epochs': 150,
-    'stage.classify.optimizer.lr': 0.01,
-    'stage.classify.optimizer.schedule': 'constant',
+    'stage.readout.batch_size': 64,
+    'stage.readout.epochs': 150,
+    'stage.readout.optimizer.lr': 0.01,
+    'stage.readout.optimizer.schedule': 'constant',
 }
 
 # Five minutes on two CPU cores, set-up included: little of everything, enough to beat chance.
 DEMO = {
     'data.name': 'synthetic_cxr',
     'data.size': 80,
-    'backbone.depth': 18,
-    'backbone.width': 16,
+    'encoder.name': 'resnet18',
+    'encoder.width': 16,
     'stage.rot.batch_size': 32,
     'stage.rot.epochs': 3,
     'stage.rot.task.image_size': 64,
@@ -124,13 +87,14 @@ DEMO = {
     # LARS moves a weight by a thousandth of its size per step: too little for fifty steps.
     'stage.swav.optimizer.name': 'sgd',
     'stage.swav.optimizer.lr': 0.3,
-    'stage.classify.batch_size': 32,
-    'stage.classify.epochs': 30,
-    'stage.classify.task.image_size': 64,
-    'stage.classify.task.augment.crop_scale': (0.6, 1.0),
-    'stage.classify.optimizer.lr': 0.02,
-    'stage.classify.optimizer.schedule': 'cosine',
-    'stage.classify.optimizer.warmup_epochs': 1.0,
+    'stage.readout.batch_size': 32,
+    'stage.readout.epochs': 30,
+    'stage.readout.task.image_size': 64,
+    'stage.readout.task.augment.crop_scale': (0.6, 1.0),
+    'stage.readout.optimizer.lr': 0.02,
+    'stage.readout.optimizer.schedule': 'cosine',
+    'stage.readout.optimizer.warmup_epochs': 1.0,
 }
 
-RECIPES = {'thesis': THESIS, 'demo': DEMO, 'reference': {}}
+RECIPES = {'siim_study': SIIM_STUDY, 'demo': DEMO, 'papers': {}}  # papers: the tasks' own recipes
+ALIASES = {'thesis': 'siim_study'}

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 
 from cxr_jax import report
 from cxr_jax.run import curriculum, embedded
-from cxr_jax.runtime import command_line, hosts
+from cxr_jax.run.corpora import open_sets
+from cxr_jax.run.plan import make_plan
+from cxr_jax.runtime import command_line, hosts, parallel
 from data_pipelines.prepared.data import CARD_FILE
 
 EXAMPLE = '--config configs/curriculum.py:moco_swav_rot,preset=demo'
@@ -27,9 +29,10 @@ def choose_recipe(config: ConfigDict, named: str, overrides: dict) -> tuple[Conf
     if config.preset == 'auto':
         # Any size counts: who prepared another one is told so, instead of getting the demo.
         prepared = pathlib.Path(embedded.DATA_DIR).glob(f'{config.data.name}/*px/{CARD_FILE}')
-        fallback = not ({'data.dir', 'data.name'} & overrides.keys() or any(prepared))
+        said = {'data.dir', 'data.name', 'data.pretext'} & overrides.keys()
+        fallback = not (said or any(prepared))
         path, _, argument = named.partition(':')
-        preset = 'demo' if fallback else 'thesis'
+        preset = 'demo' if fallback else 'siim_study'
         config = command_line.load_config(f'{path}:{argument},preset={preset}', EXAMPLE)
         config.update_from_flattened_dict(overrides)
         banner = FALLBACK if fallback else embedded.BANNER
@@ -45,10 +48,11 @@ def main() -> None:
     name = f'{"_".join(config.curriculum) or "scratch"}-{config.preset}'
     workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/{name}')
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])
-    results = curriculum.run(config, workdir, banner, command)
+    plan = make_plan(config, open_sets(config), parallel.data_mesh().size)
+    results = curriculum.run(plan, workdir, banner, command)
     print(report.format_table(results))
     print(f'\nReport: {workdir / "results.md"}')
 
 
 if __name__ == '__main__':
-    command_line.run(main, EXAMPLE, in_argument=('curriculum', 'preset'))
+    command_line.run(main, EXAMPLE, in_argument=('curriculum', 'readout', 'preset'))

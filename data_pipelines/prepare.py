@@ -2,6 +2,8 @@
 
     python -m data_pipelines.prepare --dataset siim_covid19 --source ~/siim --data_dir ~/prepared
 
+A set lies in <data_dir>/<name>/<size>px. Sets of one data folder recognise each other's patients.
+
 Exit codes: 0 every file was used, 2 a mistake to correct (told on stderr), 3 finished, but some
 files were set aside (quarantine.csv says which and why). Running again does only what is missing.
 
@@ -17,25 +19,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_pipelines.datasets import DATASETS, synthetic_cxr
+from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.data import CARD_FORMAT, PreparedData, open_prepared
-from data_pipelines.prepared.records import Entry
+from data_pipelines.prepared.data import CARD_FORMAT, SPLITS, PreparedSet, open_prepared
+from data_pipelines.prepared.index import YES
 from data_pipelines.preparing import beam, ingest
+from data_pipelines.preparing.entry import Entry
 from data_pipelines.preparing.identity import digest, pseudonym, read_or_create_salt
 from data_pipelines.preparing.items import (
-    cache_folder,
+    DRAWN,
+    NONE,
+    Preparation,
     checked_processes,
     decode,
-    list_items,
-    make_tasks,
     missing,
     parse_share,
     prepare_share,
 )
 from data_pipelines.preparing.publish import publish
-from data_pipelines.preparing.splits import SPLITS, assign_splits, read_splits
+from data_pipelines.preparing.splits import assign_splits, read_splits
 
 QUARANTINED = 3
 
@@ -45,43 +48,43 @@ def prepare(
     source: str | Path | None,
     data_dir: str | Path,
     size: int = 256,
-    bits: int = 8,
-    seed: int = 0,
+    *,
     processes: int | None = None,
-    metadata: str | Path | None = None,
     images: int = 1000,
     shortcut: float = 0.0,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
-) -> PreparedData:
-    """Prepare <data_dir>/<dataset>/<size>px, or open it if it is up to date.
+    **settings,
+) -> PreparedSet:
+    """Prepare <data_dir>/<name>/<size>px, or open it if it is up to date.
 
-    `metadata` is for image_folder only; `images` and `shortcut` are for synthetic_cxr only, whose
-    raw files are generated into `source` first (default <data_dir>/synthetic_cxr/raw). Raises
-    UserError. The number of files set aside is card['quarantined'].
+    `settings`: bits, seed, name, splits and metadata, as Preparation has them. `images` and
+    `shortcut` are for synthetic_cxr only, whose raw files are generated into `source` first
+    (default <data_dir>/<name>/raw). Raises UserError. card['quarantined'] is the number of files
+    set aside.
     """
-    processes = checked_processes(size, bits, processes)
-    data_dir = Path(data_dir)
+    what = Preparation(dataset, source, data_dir, size, **settings)
+    processes = checked_processes(processes)
     if dataset == 'synthetic_cxr':
-        source = Path(source or data_dir / dataset / 'raw')
-        synthetic_cxr.generate_raw(source, images, seed, shortcut, processes)
-    listing = list_items(dataset, source, metadata)
-    source = Path(source)
+        # Only here, as drawing needs more of SciPy than preparing does.
+        from data_pipelines.synthetic import generate
 
-    salt = read_or_create_salt(data_dir)
+        generate(what.source, images, what.seed, shortcut=shortcut, processes=processes)
+    listing = what.list_items()
+    salt = read_or_create_salt(what.data_dir)
     origin = {
-        'inputs': _inputs_digest(listing, source, size, bits, seed),
-        'source_id': pseudonym(salt, digest('source', str(source.resolve()))),
+        'inputs': _inputs_digest(what, listing),
+        'source_id': pseudonym(salt, digest('source', str(what.source.resolve()))),
     }
-    existing = _up_to_date(data_dir, dataset, size, origin)
+    existing = _up_to_date(what, origin)
     if existing is not None:
         return existing
-    tasks = make_tasks(listing, data_dir, dataset, size, bits)
+    tasks = what.make_tasks(listing)
     if beam_runner is not None:
         beam.prepare_files(missing(tasks.values()), beam_runner, beam_options)
     failed = decode(missing(tasks.values()), processes)
     entries = [
-        Entry(item, ingest.load_meta(tasks[item.relative].result))
+        Entry(item, ingest.load_meta(tasks[item.relative].result), len(listing.names))
         for item in listing.items
         if item.relative not in failed
     ]
@@ -89,25 +92,25 @@ def prepare(
     entries.sort(key=lambda entry: entry.image)
     quarantine = sorted([*listing.rejected, *failed.items()])
     card = origin | {
-        'format': CARD_FORMAT, 'dataset': dataset, 'size': size, 'bits': bits,
-        'classes': list(listing.classes), 'split_seed': seed,
-        'split_origin': _split(entries, source, seed, quarantine),
+        'format': CARD_FORMAT, 'name': what.name, 'dataset': dataset, 'size': size,
+        'bits': what.bits, 'names': list(listing.names), 'exclusive': listing.exclusive,
+        'split_seed': what.seed, 'split_origin': _split(what, entries, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
     }  # fmt: skip
-    publish(data_dir, card, entries, quarantine, tasks, salt)
-    cache = cache_folder(data_dir, dataset, size)
-    for leftover in set(cache.iterdir()) - {task.result for task in tasks.values()}:
+    publish(what, card, entries, quarantine, lambda e: ingest.load(tasks[e.item.relative].result))
+    for leftover in set(what.cache.iterdir()) - {task.result for task in tasks.values()}:
         # Another machine may be writing a share still; such files are small and few.
         if leftover.suffix != '.tmp':
             leftover.unlink(missing_ok=True)
-    return open_prepared(data_dir, dataset, size)
+    return open_prepared(what.data_dir, what.name, size)
 
 
-def _inputs_digest(listing: Listing, source: Path, size: int, bits: int, seed: int) -> str:
+def _inputs_digest(what: Preparation, listing: Listing) -> str:
     """Changes when anything changes that the prepared set depends on."""
-    table = source / 'splits.csv'
+    table = what.source / 'splits.csv'
     parts = [
-        (size, bits, seed, ingest.DECODER_VERSION, CARD_FORMAT, listing.classes),
+        (what.dataset, what.size, what.bits, what.seed, what.splits, listing.names,
+         listing.exclusive, ingest.DECODER_VERSION, CARD_FORMAT),
         table.read_bytes() if table.is_file() else b'',
         *listing.rejected,
         *sorted(
@@ -118,37 +121,36 @@ def _inputs_digest(listing: Listing, source: Path, size: int, bits: int, seed: i
             )
             for item in listing.items
         ),
-    ]
+    ]  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _up_to_date(data_dir: Path, dataset: str, size: int, origin: dict) -> PreparedData | None:
+def _up_to_date(what: Preparation, origin: dict) -> PreparedSet | None:
     try:
-        existing = open_prepared(data_dir, dataset, size)
+        existing = open_prepared(what.data_dir, what.name, what.size)
     except UserError:
         return None  # none, or not usable: it is prepared anew
     if existing.card['inputs'] == origin['inputs']:
         return existing
     if existing.card['source_id'] != origin['source_id']:
         raise UserError(
-            f'{existing.directory} was prepared from another source folder. Choose another '
-            '--data_dir, or delete that folder if it is no longer needed.'
+            f'{existing.directory} was prepared from another source folder. Give this set another '
+            '--name, or delete that folder if it is no longer needed.'
         )
     return None
 
 
-def _split(
-    entries: Sequence[Entry],
-    source: Path,
-    seed: int,
-    quarantine: list[tuple[str, str]],
-) -> str:
+def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[str, str]]) -> str:
     """Give every entry its split; returns where the splits come from. Raises UserError."""
     reasons = '; '.join(f'{path}: {reason}' for path, reason in quarantine[:3])
     seen = f' {len(quarantine)} files were set aside ({reasons}).' if quarantine else ''
     if not entries:
-        raise UserError(f'No image of {source} can be used.{seen}')
-    table = source / 'splits.csv'
+        raise UserError(f'No image of {what.source} can be used.{seen}')
+    if what.splits == NONE:
+        for entry in entries:
+            entry.split = 'train'
+        return 'none: every image is for training'
+    table = what.source / 'splits.csv'
     if table.is_file():
         given = {digest('patient', raw): split for raw, split in read_splits(table).items()}
         unknown = sum(entry.patient not in given for entry in entries)
@@ -159,31 +161,41 @@ def _split(
             )
         origin = "given by the source's splits.csv"
     else:
-        given = assign_splits(
-            [entry.group for entry in entries], [entry.item.label for entry in entries], seed
-        )
+        given = assign_splits(*_strata(entries), what.seed)
         unit = 'patient' if all(entry.patient for entry in entries) else 'patient where known'
-        origin = f'drawn by {unit}, 70/10/20, stratified by class, seed {seed}'
+        origin = f'drawn by {unit}, 70/10/20, stratified by label, seed {what.seed}'
     for entry in entries:
         entry.split = given[entry.patient if table.is_file() else entry.group]
     absent = [name for name in SPLITS if all(entry.split != name for entry in entries)]
     if absent:
         raise UserError(
-            f'The images of {source} leave the splits {absent} empty; at least three patients '
-            'of one class are needed.'
+            f'The images of {what.source} leave the splits {absent} empty; at least three patients '
+            'of one label are needed. With --splits none every image is for training.'
         )
     return origin
 
 
-def _summary(prepared: PreparedData) -> str:
+def _strata(entries: Sequence[Entry]) -> tuple[list[str], list[int]]:
+    """(group, number of the label) of every entry and label that it shows, -1 for none."""
+    pairs = []
+    for entry in entries:
+        shown = [k for k, said in enumerate(entry.labels) if said == YES] or [-1]
+        pairs += [(entry.group, k) for k in shown]
+    groups, labels = zip(*pairs, strict=True)
+    return list(groups), list(labels)
+
+
+def _summary(prepared: PreparedSet) -> str:
     card = prepared.card
-    lines = [f'{"split":12}{"images":>8}{"patients":>10}  images per class']
-    for split, n in prepared.counts.items():
-        classes = ', '.join(
+    lines = [f'{"split":12}{"images":>8}{"patients":>10}  images of each label']
+    for split, n in card['counts'].items():
+        labels = ', '.join(
             f'{name} {count}'
-            for name, count in zip(prepared.classes, prepared.class_counts[split], strict=True)
+            for name, count in zip(prepared.names, card['name_counts'][split], strict=True)
         )
-        lines.append(f'{split:12}{n:>8}{card["patients"][split]:>10}  {classes or "unlabelled"}')
+        lines.append(f'{split:12}{n:>8}{card["patients"][split]:>10}  {labels or "unlabelled"}')
+    if prepared.names and card['unlabelled']:
+        lines.append(f'without any label: {card["unlabelled"]} images')
     lines += [f'warning: {sentence}' for sentence in card['warnings']]
     lines.append(f'set aside: {card["quarantined"]} files (quarantine.csv)')
     lines.append(f'prepared: {prepared.directory}, fingerprint {prepared.fingerprint[:16]}')
@@ -192,10 +204,11 @@ def _summary(prepared: PreparedData) -> str:
 
 def _prepare_share(share: str, given: dict) -> int:
     """Prepare the share 'I/N' and tell of it; returns the exit code."""
-    names = ('dataset', 'source', 'data_dir', 'size', 'bits', 'processes', 'metadata')
     if given['beam_runner'] is not None:
         raise UserError('--shard and --beam_runner are two ways to share the work: choose one.')
-    files, failed = prepare_share(parse_share(share), **{name: given[name] for name in names})
+    fields = ('dataset', 'source', 'data_dir', 'size', 'bits', 'name', 'metadata')
+    what = Preparation(**{field: given[field] for field in fields})
+    files, failed = prepare_share(what, parse_share(share), given['processes'])
     print(
         f'shard {share}: {files - len(failed)} of {files} files are prepared. When every shard '
         'is done, the same command without --shard puts the set together.'
@@ -210,10 +223,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--dataset', required=True, help=', '.join(DATASETS))
     parser.add_argument('--source', help='folder of the raw files')
+    parser.add_argument('--name', default='', help='of the prepared set, default: the dataset')
     parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
     parser.add_argument('--size', type=int, default=256, help='pixels on a side')
     parser.add_argument('--bits', type=int, default=8, help='8 or 16 bits per pixel')
     parser.add_argument('--seed', type=int, default=0, help='of the splits and the phantoms')
+    parser.add_argument(
+        '--splits', choices=(DRAWN, NONE), default=DRAWN,
+        help="drawn (or as the source's splits.csv says), or none: every image is for training",
+    )  # fmt: skip
     parser.add_argument('--processes', type=int, help='default: one per core')
     parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
     parser.add_argument('--images', type=int, default=1000, help='synthetic_cxr: how many')

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from cxr_jax.run.finished import find_classifier
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
@@ -23,7 +24,6 @@ from cxr_jax.evaluation.metrics import attention_figures, classification_figures
 from cxr_jax.report.formats import interval, percent, plain
 from cxr_jax.report.page import table
 from cxr_jax.run import curriculum, embedded
-from cxr_jax.run.finished import find_classifier
 from cxr_jax.runtime.compilation import use_cache
 from cxr_jax.runtime.interrupt import EXIT_CODE, Interrupted
 from cxr_jax.store.files import write_text

@@ -98,16 +98,17 @@ def convert(item: Item, label: int, root: Path) -> ListedImage:
 def write_layout(source: Path, output: Path, mapping: dict[str, int]) -> list[ListedImage]:
     """Convert every image of a mapped class; raises UserError for classes that do not exist."""
     listing = list_items(source)
-    unknown = sorted(set(mapping) - set(listing.classes))
+    unknown = sorted(set(mapping) - set(listing.names))
     if unknown:
         raise UserError(
-            f'{source} has no class {", ".join(unknown)}; it has {", ".join(listing.classes)}. '
+            f'{source} has no class {", ".join(unknown)}; it has {", ".join(listing.names)}. '
             'Correct --map.'
         )
     if output.exists() and any(output.iterdir()):
         raise UserError(f'{output} is not empty. Choose a new folder or delete this one.')
     (output / 'lung_masks').mkdir(parents=True)
-    labels = [mapping.get(listing.classes[item.label]) for item in listing.items]
+    shown = [dict(zip(item.labels, listing.names, strict=False)).get(1) for item in listing.items]
+    labels = [mapping.get(name) for name in shown]
     listed = [
         convert(item, label, output)
         for item, label in zip(listing.items, labels, strict=True)

@@ -1,112 +1,135 @@
-"""The classifier on every image of a split, once: probabilities, activation maps, AIL."""
+"""A readout on every image of a corpus, once: scores, activation maps, attention."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from data_pipelines.prepared.corpus import Corpus
 
 from cxr_jax.evaluation.maps.boxes import attention_inside_boxes
 from cxr_jax.evaluation.maps.cam import class_activation_map, enlarge
 from cxr_jax.evaluation.maps.lungs import attention_inside_lungs, lung_area_fraction
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.views.geometry import resize, resize_mask
-from cxr_jax.views.region import prepare_images
 from data_pipelines.prepared import loader
+
+# The fields of Predictions that make a table (see evaluation/cohort.py).
+TABLE = (
+    'scores', 'labels', 'patients', 'image_ids', 'ail', 'lung_area', 'box_attention', 'box_area',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One row per image of the split, in stored order; S = the network's input size."""
+    """One row per image of the corpus, in its order; S = the network's input size."""
 
-    probabilities: np.ndarray  # [N, K] float32
-    labels: np.ndarray  # [N] int
-    patients: np.ndarray  # [N] str
+    scores: np.ndarray  # [N, K] float32: probabilities
+    labels: np.ndarray  # values of the target: int [N], or [N, K] for findings
+    patients: np.ndarray  # [N] str: the patient, or the study where no patient is known
     image_ids: np.ndarray  # [N] str
     ail: np.ndarray  # [N], NaN without a lung mask or without positive activation
     lung_area: np.ndarray  # [N], NaN without a lung mask
     box_attention: np.ndarray  # [N], NaN without lesion boxes or without positive activation
     box_area: np.ndarray  # [N], NaN without lesion boxes
-    cams: np.ndarray  # [N, h, w] of the predicted class, as small as the feature map
+    cams: np.ndarray  # [N, h, w] of the name with the highest score, as small as the feature map
+
+    def table(self) -> dict[str, np.ndarray]:
+        """What measures are computed from."""
+        return {name: getattr(self, name) for name in TABLE}
 
 
-def make_eval_step(task, backbone, mesh, region: str, gray: float):
-    """Compiled (variables, batch) -> dict of rows; the whole image, resized, without augmentation.
+@functools.lru_cache(maxsize=8)
+def _compiled(readout, encoder, mesh, maps: bool):
+    """(params, batch_stats, batch) -> dict of rows; the whole image, resized, not augmented.
 
-    AIL is taken on the map of the predicted class enlarged to the input size, with the lung mask
-    brought to the same grid by nearest neighbour.
+    `maps`: also the map of the name with the highest score, and AIL on that map enlarged to the
+    input size, with the lung mask brought to the same grid by nearest neighbour.
     """
+    size = readout.image_size
 
-    def step(variables, batch):
-        params, stats = variables['params'], variables['batch_stats']['backbone']
-        images = prepare_images(batch, region, gray)
-        images = jax.vmap(lambda x: resize(x, task.image_size))(images)
-        feature_map, _ = backbone(params['backbone'], stats, images, train=False)
-        logits = task.logits(params, feature_map)
-        predicted = logits.argmax(-1)
-        cams = class_activation_map(feature_map, task.kernel(params), predicted)
-        masks = jax.vmap(lambda x: resize_mask(x, task.image_size))(batch['lung_mask'])[..., 0]
+    def step(params, stats, batch):
+        images = jax.vmap(lambda x: resize(x, size))(encoder.contract.images(batch))
+        features = encoder(params['encoder'], stats['encoder'], images, train=False)
+        scores = readout.scores(readout.logits(params, features))
+        if not maps:
+            return {'scores': scores}
+        cams = class_activation_map(features.last, readout.evidence(params), scores.argmax(-1))
+        masks = jax.vmap(lambda x: resize_mask(x, size))(batch['lung_mask'])[..., 0]
         return {
-            'probabilities': jax.nn.softmax(logits),
+            'scores': scores,
             'cams': cams,
-            'ail': attention_inside_lungs(enlarge(cams, task.image_size), masks),
+            'ail': attention_inside_lungs(enlarge(cams, size), masks),
             'lung_area': lung_area_fraction(masks),
         }
 
-    return parallel.sharded(step, mesh, (False, True), True)
+    return parallel.sharded(step, mesh, (False, False, True), True)
+
+
+def _outputs(readout, encoder, parts: dict, corpus: Corpus, mesh, batch_size: int, maps: bool):
+    """(this process's rows of the outputs, the batch) of every batch of the corpus."""
+    step = _compiled(readout, encoder, mesh, maps)
+    kinds = ('params', 'batch_stats')
+    variables = [{name: part[kind] for name, part in parts.items()} for kind in kinds]
+    params, stats = parallel.replicate(mesh, variables)
+    shard = (jax.process_index(), jax.process_count())
+    masks = maps or encoder.contract.needs_masks
+    fields = ('image', 'lung_mask') if masks else ('image',)
+    for batch in loader.eval_batches(corpus, batch_size, shard, masks):
+        inputs = parallel.put_rows(mesh, {name: batch[name] for name in fields})
+        yield parallel.own_rows_of(step(params, stats, inputs)), batch
+
+
+def _joined(rows: list[dict]) -> dict[str, np.ndarray]:
+    """The rows of all processes, each batch in their order: they hold consecutive parts of it."""
+    rows = [part for batch in zip(*hosts.gather(rows), strict=True) for part in batch]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def predict_scores(readout, encoder, parts: dict, corpus: Corpus, mesh, batch_size: int):
+    """Scores [N, K] alone, without maps."""
+    rows = [
+        {'scores': outputs['scores'][batch['valid']]}
+        for outputs, batch in _outputs(readout, encoder, parts, corpus, mesh, batch_size, False)
+    ]
+    return _joined(rows)['scores']
 
 
 def predict(
-    task, backbone, variables: dict, data, mesh, region: str, split: str, batch_size: int
+    readout, encoder, parts: dict, corpus: Corpus, labels: np.ndarray, mesh, batch_size: int
 ) -> Predictions:
-    """Predictions for every image of `split`; `variables` as handed over by the last stage."""
-    step = make_eval_step(task, backbone, mesh, region, data.statistics['full']['mean'])
-    variables = parallel.replicate(mesh, variables)
-    shard = (jax.process_index(), jax.process_count())
+    """Predictions for every image of `corpus`; `parts` {part: {'params', 'batch_stats'}}."""
     rows = []
-    for batch in loader.eval_batches(data, split, batch_size, shard):
-        inputs = {k: batch[k] for k in ('image', 'lung_mask')}
-        outputs = parallel.own_rows_of(step(variables, parallel.put_rows(mesh, inputs)))
-        large = np.asarray(enlarge(jnp.asarray(outputs['cams']), task.image_size))
-        inside, area = attention_inside_boxes(large, batch['boxes'], data.size)
+    for outputs, batch in _outputs(readout, encoder, parts, corpus, mesh, batch_size, True):
+        large = np.asarray(enlarge(jnp.asarray(outputs['cams']), readout.image_size))
+        inside, area = attention_inside_boxes(large, batch['boxes'], corpus.size)
         outputs |= {'box_attention': inside, 'box_area': area}
-        outputs |= {k: batch[k] for k in ('label', 'patient', 'image_id', 'has_lung_mask')}
-        rows.append({k: np.asarray(v)[batch['valid']] for k, v in outputs.items()})
-    # Each batch in the order of the processes, which hold consecutive parts of it.
-    rows = [part for batch in zip(*hosts.gather(rows), strict=True) for part in batch]
-    found = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
-    no_mask = ~found['has_lung_mask'].astype(bool)
+        outputs['has_mask'] = np.asarray(batch['has_lung_mask'], bool)
+        rows.append({name: np.asarray(v)[batch['valid']] for name, v in outputs.items()})
+    found = _joined(rows)
+    without = ~found.pop('has_mask')
+    found |= {name: np.where(without, np.nan, found[name]) for name in ('ail', 'lung_area')}
     return Predictions(
-        probabilities=found['probabilities'],
-        labels=found['label'],
-        patients=found['patient'],
-        image_ids=found['image_id'],
-        ail=np.where(no_mask, np.nan, found['ail']),
-        lung_area=np.where(no_mask, np.nan, found['lung_area']),
-        box_attention=found['box_attention'],
-        box_area=found['box_area'],
-        cams=found['cams'],
+        labels=labels, patients=corpus.groups, image_ids=corpus.column('image_id'), **found
     )
 
 
 def gallery_arrays(
-    predictions: Predictions, chosen: np.ndarray, task, data, region: str, split: str
+    predictions: Predictions, chosen: np.ndarray, image_size: int, contract, corpus: Corpus
 ) -> dict[str, np.ndarray | None]:
     """What the gallery shows of the images numbered `chosen`: arrays [n, S, S] and their rows."""
-    size = task.image_size
     images, masks = [], []
-    records = loader.read_records(data, split, chosen)
+    records = loader.read_records(corpus, chosen)
     for image, mask in zip(records['image'], records['lung_mask'], strict=True):
-        pixels = prepare_images(
-            {'image': image, 'lung_mask': mask}, region, data.statistics['full']['mean']
-        )
-        images.append(np.asarray(resize(pixels, size))[..., 0])
-        masks.append(np.asarray(resize_mask(jnp.asarray(mask), size))[..., 0])
+        pixels = contract.images({'image': image, 'lung_mask': mask})
+        images.append(np.asarray(resize(pixels, image_size))[..., 0])
+        masks.append(np.asarray(resize_mask(jnp.asarray(mask), image_size))[..., 0])
     return {
         'images': np.stack(images),
-        'cams': np.asarray(enlarge(jnp.asarray(predictions.cams[chosen]), size)),
+        'cams': np.asarray(enlarge(jnp.asarray(predictions.cams[chosen]), image_size)),
         'masks': np.stack(masks) if records['has_lung_mask'].any() else None,
-        'probabilities': predictions.probabilities[chosen],
+        'scores': predictions.scores[chosen],
         'labels': predictions.labels[chosen],
         'ail': predictions.ail[chosen],
     }

@@ -1,9 +1,10 @@
 """DenseNet-121 (Huang et al. 2017, arXiv:1608.06993) with torchvision's exact geometry.
 
 Module names are torchvision's with dots as underscores (`features_denseblock1_denselayer1`), so
-that `torch_weights` is a renaming.
+that `torch_names` is a renaming.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,7 +14,6 @@ from cxr_jax.models.conv import Conv, max_pool
 from cxr_jax.models.norm import BatchNorm
 from data_pipelines.errors import UserError
 
-DEPTH = 121
 LAYERS = (6, 12, 24, 16)  # of the dense blocks
 BOTTLENECK = 4  # channels of a layer's 1x1 convolution, in growths
 SMALLEST_IMAGE = 29  # pixels; below, the last transition has nothing left to halve
@@ -55,17 +55,22 @@ def average_pool(x):
 
 
 class DenseNet(nn.Module):
-    """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], at least float32.
+    """Images [B, H, W, C] -> maps of block1 to block4, [B, H/4, W/4, c] to [B, H/32, W/32, c'].
 
-    `width` of the stem (64 in the paper), of which each layer adds half; `dtype` of the computation
-    (parameters and statistics stay float32). `remat`: compute each layer again for its gradient
-    instead of keeping it. UserError for images too small to be halved 5 times.
+    The last one, of feature_width channels, is normalised and activated; the others are what their
+    dense block puts out. `width` of the stem (64 in the paper), of which each layer adds half;
+    `dtype` of the computation and the maps (parameters and statistics stay float32). `remat`:
+    compute each layer again for its gradient instead of keeping it. UserError for images too small
+    to be halved 5 times.
     """
 
     width: int = 64
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+
+    stages = tuple(f'block{i}' for i in range(1, len(LAYERS) + 1))
+    smallest_image = SMALLEST_IMAGE
 
     @property
     def growth(self) -> int:
@@ -82,26 +87,22 @@ class DenseNet(nn.Module):
     def __call__(self, x, train: bool, groups: int = 1):
         if min(x.shape[1:3]) < SMALLEST_IMAGE:
             raise UserError(
-                f'DenseNet-{DEPTH} cannot see images of {x.shape[1]} x {x.shape[2]} pixels; give '
-                f'it {SMALLEST_IMAGE} or more, or use a ResNet (--config.backbone.depth=18).'
+                f'DenseNet-121 cannot see images of {x.shape[1]} x {x.shape[2]} pixels; give it '
+                f'{SMALLEST_IMAGE} or more, or use a ResNet (--config.encoder.name=resnet18).'
             )
-
-        def conv(*args, **kwargs):
-            return Conv(*args, dtype=self.dtype, fan='fan_in', **kwargs)
-
-        def norm(**kwargs):
-            return BatchNorm(axis_name=self.axis_name, groups=groups, **kwargs)
-
+        conv = functools.partial(Conv, dtype=self.dtype, fan='fan_in')
+        norm = functools.partial(BatchNorm, axis_name=self.axis_name, groups=groups)
         # Argument 2 is `train`, behind the layer itself and x.
         layer = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         x = conv(self.width, 7, 2, 3, name='features_conv0')(x)
         x = nn.relu(norm(name='features_norm0')(x, train))
         x = max_pool(x)
-        for i, layers in enumerate(LAYERS, 1):
+        maps = {}
+        for i, (stage, layers) in enumerate(zip(self.stages, LAYERS, strict=True), 1):
             for j in range(1, layers + 1):
                 name = f'features_denseblock{i}_denselayer{j}'
                 x = layer(self.growth, conv, norm, name=name)(x, train)
+            maps[stage] = x
             if i < len(LAYERS):
                 x = Transition(conv, norm, name=f'features_transition{i}')(x, train)
-        x = nn.relu(norm(name='features_norm5')(x, train))
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return maps | {self.stages[-1]: nn.relu(norm(name='features_norm5')(x, train))}

@@ -1,55 +1,135 @@
-"""A network with the input contract that it was built for."""
+"""Encoders: a network together with the contract of its input."""
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cxr_jax.models import densenet, resnet
+from cxr_jax.models.densenet import DenseNet
+from cxr_jax.models.resnet import ResNet
 from cxr_jax.runtime.parallel import AXIS
+from cxr_jax.views.region import needs_masks, select_region, to_unit_range
+from data_pipelines.errors import UserError
 
-DEPTHS = (*resnet.STAGE_SIZES, densenet.DEPTH)
+# Name -> network of (width, dtype, axis_name, remat). A network maps images [B, H, W, C] to the
+# maps of its stages, {name: [B, h, w, c]} in their order, and knows its stages, feature_width
+# (channels of the last map) and smallest_image (pixels on a side).
+ENCODERS = {
+    'resnet18': functools.partial(ResNet, 18),
+    'resnet34': functools.partial(ResNet, 34),
+    'resnet50': functools.partial(ResNet, 50),
+    'resnet101': functools.partial(ResNet, 101),
+    'densenet121': DenseNet,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
-    """Callable network over images [B, S, S, 1] in [0, 1]; owns their normalisation.
+class Contract:
+    """What an encoder sees of an image, whatever set the stored pixels come from."""
 
-    `mean`, `std`: of the data set and region on [0, 1]; `channels`: of the network's input (with 3
-    the grey image is repeated, for an ImageNet stem that was not folded).
-    """
+    size: int | None  # pixels on a side of the prepared images; None: any
+    bits: int | None  # of a stored pixel, 8 or 16; None: either
+    channels: int  # of the network's input; 3 repeats the grey image
+    region: str  # what is kept of an image: one of views.region.REGIONS
+    mean: float  # of the region's pixels in [0, 1], over the images that the encoder was built for
+    std: float  # of the same pixels
+    fill: float  # grey outside the lungs in the region lungs_gray: the mean of those whole images
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether `images` needs the lung masks of a batch."""
+        return needs_masks(self.region)
+
+    def images(self, batch: dict):
+        """Stored pixels -> images [b, R, R, 1] in [0, 1] of the region.
+
+        batch: image uint8 or uint16 [b, R, R, 1], and lung_mask of the same shape (above 0 = lung)
+        where the region needs it. UserError for images of another size or other bits.
+        """
+        stored = batch['image']
+        size, bits = stored.shape[-2], 8 * stored.dtype.itemsize
+        if size != (self.size or size) or bits != (self.bits or bits):
+            raise UserError(
+                f'The encoder was built for images of {self.size} px and {self.bits} bits, and was '
+                f'given images of {size} px and {bits} bits; prepare the data with '
+                f'--size {self.size} --bits {self.bits}.'
+            )
+        mask = batch.get('lung_mask')
+        return select_region(to_unit_range(stored), mask, self.region, self.fill)
+
+
+class Features(NamedTuple):
+    """What an encoder makes of images; arrays are at least float32."""
+
+    maps: dict  # stage of the network -> [B, h, w, C], in their order
+    pooled: jax.Array  # [B, D]: mean of the last map over its positions
+    batch_stats: dict  # new ones in training, else those that were given; may be empty
+
+    @property
+    def last(self):
+        """Map of the last stage, [B, h, w, D]."""
+        return list(self.maps.values())[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSettings:
+    """The user's choice of a network."""
+
+    name: str = 'resnet50'  # one of ENCODERS
+    width: int = 64  # channels of the stem; the papers' 64
+    channels: int = 1  # of the input; 3 repeats the grey image
+    dtype: str = 'auto'  # of the computation; auto = bfloat16 on accelerators, float32 on CPU
+    remat: bool = False  # compute each block again for its gradient, to save memory
+    weights: str = ''  # safetensors file with torchvision's names to start from
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Callable network over images [B, S, S, 1] in [0, 1]; owns their normalisation."""
+
+    settings: EncoderSettings
     network: nn.Module
-    mean: float
-    std: float
-    channels: int = 1
+    contract: Contract
 
     @property
     def feature_width(self) -> int:
-        """Channels of the last feature map."""
+        """Channels D of the last map and of the pooled features."""
         return self.network.feature_width
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the maps, from the first to the last."""
+        return self.network.stages
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels on a side of the smallest image that the network can see."""
+        return self.network.smallest_image
 
     def init(self, key, size: int) -> tuple[dict, dict]:
         """Fresh (params, batch_stats) for images of `size` pixels."""
-        images = jnp.zeros((2, size, size, self.channels))
+        images = jnp.zeros((2, size, size, self.contract.channels))
         variables = self.network.init(key, images, train=True)
-        return variables['params'], variables['batch_stats']
+        return variables['params'], variables.get('batch_stats', {})
 
     def __call__(self, params, batch_stats, images, train: bool = True, groups: int = 1):
-        """-> (feature map float32 [B, H/32, W/32, feature_width], new batch_stats).
-
-        `groups`: virtual batch-norm groups in the global batch (1: one global batch norm).
-        """
-        x = (images - self.mean) / self.std
-        x = jnp.repeat(x, self.channels, axis=-1)
+        """-> Features. `groups`: virtual batch-norm groups in the global batch (1: one batch norm
+        over all of it)."""
+        x = (images - self.contract.mean) / self.contract.std
+        x = jnp.repeat(x, self.contract.channels, axis=-1)
         variables = {'params': params, 'batch_stats': batch_stats}
-        if not train:
-            return self.network.apply(variables, x, train=False), batch_stats
-        features, updated = self.network.apply(
-            variables, x, train=True, groups=groups, mutable=['batch_stats']
-        )
-        return features, updated['batch_stats']
+        if train:
+            maps, updated = self.network.apply(
+                variables, x, train=True, groups=groups, mutable=['batch_stats']
+            )
+            batch_stats = updated.get('batch_stats', {})
+        else:
+            maps = self.network.apply(variables, x, train=False)
+        maps = {k: m.astype(jnp.promote_types(m.dtype, jnp.float32)) for k, m in maps.items()}
+        return Features(maps, maps[self.stages[-1]].mean((1, 2)), batch_stats)
 
 
 def compute_dtype(name: str) -> str:
@@ -59,32 +139,18 @@ def compute_dtype(name: str) -> str:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
-def build_network(depth: int, width: int, **fields) -> resnet.ResNet | densenet.DenseNet:
-    """The network of `depth` (one of DEPTHS), its stem `width` channels wide."""
-    if depth == densenet.DEPTH:
-        return densenet.DenseNet(width, **fields)
-    return resnet.ResNet(depth, width, **fields)
-
-
-def network_name(depth: int) -> str:
-    """'ResNet-50'."""
-    return f'{type(build_network(depth, 64)).__name__}-{depth}'
-
-
-def feature_width(depth: int, width: int) -> int:
-    """Channels of the network's last feature map."""
-    return build_network(depth, width).feature_width
-
-
-def smallest_image(depth: int) -> int:
-    """Pixels on a side of the smallest image that the network can see."""
-    return densenet.SMALLEST_IMAGE if depth == densenet.DEPTH else 1
-
-
-def build_backbone(config, mean: float, std: float) -> Backbone:
-    """Backbone of `config.backbone` for images whose [0, 1] values have this mean and std."""
-    dtype = jnp.dtype(compute_dtype(config.dtype))
-    network = build_network(
-        config.depth, config.width, dtype=dtype, axis_name=AXIS, remat=config.remat
+def build_network(settings: EncoderSettings) -> nn.Module:
+    """The network alone, its batch norm shared over the mesh."""
+    return ENCODERS[settings.name](
+        width=settings.width,
+        dtype=jnp.dtype(compute_dtype(settings.dtype)),
+        axis_name=AXIS,
+        remat=settings.remat,
     )
-    return Backbone(network, float(mean), float(std), config.channels)
+
+
+def build_encoder(settings: EncoderSettings, contract: Contract) -> Encoder:
+    """The encoder of these settings for images of this contract."""
+    if settings.channels != contract.channels:
+        raise ValueError(f'{settings.channels} channels, in the contract {contract.channels}')
+    return Encoder(settings, build_network(settings), contract)

@@ -1,15 +1,10 @@
-"""The small networks on top of the backbone; every one starts from pooled features [B, D]."""
+"""The small networks on top of the encoder; every one starts from pooled features [B, D]."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cxr_jax.models.norm import BatchNorm
-
-
-def global_average_pool(feature_map):
-    """[B, H, W, C] -> [B, C]."""
-    return feature_map.mean((1, 2))
 
 
 def torch_linear(features: int, inputs: int, name: str) -> nn.Dense:
@@ -22,14 +17,14 @@ def torch_linear(features: int, inputs: int, name: str) -> nn.Dense:
     return nn.Dense(features, kernel_init=uniform, bias_init=uniform, name=name)
 
 
-class Classifier(nn.Module):
-    """Linear layer N(0, 0.01), bias 0 (MMSelfSup's heads): [B, D] -> [B, classes]."""
+class LinearHead(nn.Module):
+    """Linear layer N(0, 0.01), bias 0 (MMSelfSup's heads): [B, D] -> [B, outputs]."""
 
-    classes: int
+    outputs: int
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name='linear')(x)
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(0.01), name='linear')(x)
 
 
 class Projector(nn.Module):

@@ -1,7 +1,7 @@
-"""A radiograph's way to the canvas of lungVAE, and the way of its lung mask back.
+"""What lung_vae does outside its network: a radiograph's way to the canvas, its mask's way back.
 
-What the published predict.py and postProcess.py do (github.com/raghavian/lungVAE; Selvan et al.
-2020, arXiv:2005.10052), without scikit-image.
+As the published predict.py and postProcess.py do it (github.com/raghavian/lungVAE; Selvan et al.
+2020, arXiv:2005.10052), in NumPy and SciPy alone.
 """
 
 import numpy as np

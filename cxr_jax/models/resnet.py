@@ -1,9 +1,10 @@
 """ResNet (He et al. 2016) with torchvision's exact geometry: stride 2 on the 3x3, padding explicit.
 
 Module names are torchvision's with dots as underscores (`layer1_0`, `downsample_conv`), so that
-`torch_weights` is a renaming.
+`torch_names` is a renaming.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -44,11 +45,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B, H, W, C] -> feature map [B, H/32, W/32, feature_width], at least float32.
+    """Images [B, H, W, C] -> maps of layer1 to layer4, [B, H/4, W/4, c] to [B, H/32, W/32, 8 c].
 
-    `depth` 18, 34, 50 or 101; `width` of the stem (64 in the paper); `dtype` of the computation
-    (parameters and statistics stay float32). `remat`: compute each block again for its gradient
-    instead of keeping it.
+    `depth` 18, 34, 50 or 101; `width` of the stem (64 in the paper), c = width x expansion; `dtype`
+    of the computation and the maps (parameters and statistics stay float32). `remat`: compute each
+    block again for its gradient instead of keeping it.
     """
 
     depth: int = 50
@@ -57,31 +58,35 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     remat: bool = False
 
+    smallest_image = 1
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(f'layer{i}' for i in range(1, len(STAGE_SIZES[self.depth]) + 1))
+
     @property
     def feature_width(self) -> int:
-        return 8 * self.width * EXPANSION[self.depth]
+        return self.width * 2 ** (len(self.stages) - 1) * EXPANSION[self.depth]
 
     @nn.compact
     def __call__(self, x, train: bool, groups: int = 1):
-        def conv(*args, **kwargs):
-            return Conv(*args, dtype=self.dtype, **kwargs)
-
-        def norm(**kwargs):
-            return BatchNorm(axis_name=self.axis_name, groups=groups, **kwargs)
-
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(BatchNorm, axis_name=self.axis_name, groups=groups)
         # Argument 2 is `train`, behind the block itself and x.
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = conv(self.width, 7, 2, 3, name='conv1')(x)
         x = nn.relu(norm(name='bn1')(x, train))
         x = max_pool(x)
-        for i, blocks in enumerate(STAGE_SIZES[self.depth]):
-            for j in range(blocks):
+        maps = {}
+        for i, stage in enumerate(self.stages):
+            for j in range(STAGE_SIZES[self.depth][i]):
                 x = block(
                     width=self.width * 2**i,
                     stride=2 if i > 0 and j == 0 else 1,
                     bottleneck=EXPANSION[self.depth] == 4,
                     conv=conv,
                     norm=norm,
-                    name=f'layer{i + 1}_{j}',
+                    name=f'{stage}_{j}',
                 )(x, train)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            maps[stage] = x
+        return maps

@@ -32,11 +32,11 @@ def published_name(path: tuple[str, ...]) -> str:
 
 
 def load_weights(path: str | pathlib.Path, params: dict, batch_stats: dict) -> tuple[dict, dict]:
-    """Weights of `path` in the structure of a backbone's `params` and `batch_stats`.
+    """Weights of `path` in the structure of an encoder's `params` and `batch_stats`.
 
     A ResNet or DenseNet with torchvision's names. A 3-channel stem is summed over its channels when
     `params` has one input channel: the same output as repeating a grey image three times. The
-    classifier is not the backbone's and is left out. Any other missing, surplus or misshapen leaf
+    classifier is not the encoder's and is left out. Any other missing, surplus or misshapen leaf
     raises UserError with the whole list.
     """
     tensors = read_tensors(
@@ -44,7 +44,7 @@ def load_weights(path: str | pathlib.Path, params: dict, batch_stats: dict) -> t
         "with torchvision's names of a ResNet or DenseNet, as "
         '`safetensors.torch.save_file(model.state_dict(), ...)` writes it',
     )
-    wrong_file = 'the backbone; check --config.backbone (depth, width)'
+    wrong_file = 'the encoder; check --config.encoder.name, .width and .channels'
     return fit(tensors, params, batch_stats, path, wrong_file)
 
 

@@ -4,7 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cxr_jax.models.conv import Conv
+from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings, compute_dtype
 from cxr_jax.models.norm import BatchNorm
+from cxr_jax.runtime.parallel import AXIS
 
 PATCH = 2  # pixels of the image along each side of one pixel of the first feature map
 
@@ -25,7 +27,7 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Images [B, S, S, 1] -> logits [B, S, S, 1], at least float32.
+    """Images [B, S, S, 1] -> {'logits': [B, S, S, 1]}, at least float32.
 
     The network works on 2x2 patches and answers with four logits each (sub-pixel convolution, Shi
     et al. 2016, arXiv:1609.05158): at full size it would spend most of its time on a few channels.
@@ -39,7 +41,12 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
+    stages = ('logits',)
     feature_width = 1
+
+    @property
+    def smallest_image(self) -> int:
+        return self.multiple
 
     @property
     def multiple(self) -> int:
@@ -61,7 +68,16 @@ class UNet(nn.Module):
             x = jnp.concatenate([double(x), skips[level]], axis=-1)
             x = block(level, f'up{level}')(x, train)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return from_patches(nn.Dense(PATCH**2, name='logits')(x))
+        return {'logits': from_patches(nn.Dense(PATCH**2, name='logits')(x))}
+
+
+def build_unet(width: int, depth: int, dtype: str) -> Encoder:
+    """U-Net over images that are standardised one by one: its contract leaves them as they are."""
+    network = UNet(width, depth, jnp.dtype(compute_dtype(dtype)), axis_name=AXIS)
+    contract = Contract(
+        size=None, bits=None, channels=1, region='full', mean=0.0, std=1.0, fill=0.0
+    )
+    return Encoder(EncoderSettings('unet', width, dtype=dtype), network, contract)
 
 
 def to_patches(x):

@@ -8,7 +8,7 @@ the next character away. What comes from data goes through `literal` first.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Link:
     file: str  # relative to the page, not quoted
 
 
-Cell = Union[str, Link]
+Cell = str | Link
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ''
     remarks: tuple[str, ...] = ()  # told below: why numbers are missing or restricted
-    short: Union['Table', None] = None  # instead of this one where there is little room
+    short: 'Table | None' = None  # instead of this one where there is little room
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Section:
     level: int = 2
 
 
-Block = Union[Text, Items, Table, Picture, Cautions, Code, Section]
+Block = Text | Items | Table | Picture | Cautions | Code | Section
 
 
 class Piece(NamedTuple):

@@ -2,7 +2,7 @@
 
 from cxr_jax.report.attention import attention_cautions
 from cxr_jax.report.blocks import literal
-from cxr_jax.report.formats import decimal, in_a_sentence, interval, is_known, listed, number
+from cxr_jax.report.formats import decimal, interval, is_known, listed, number
 from cxr_jax.report.measures import headline_of, measure_of
 
 NO_PATIENT_IDS = (
@@ -54,14 +54,14 @@ def _test_cautions(test: dict) -> list[str]:
     if is_known(bound) and is_known(measure.chance) and measure.reaches(bound):
         what = 'tells the classes apart' if test['exclusive'] else 'recognises the findings'
         found.append(
-            f'The interval of the {in_a_sentence(measure.title)} ('
+            f'The interval of the {measure.title} ('
             f'{interval(figure, measure.unit)}) reaches '
             f'{"down" if measure.higher_is_better else "up"} to chance '
             f'({number(measure.chance, measure.unit)}): the test images do not show that the '
             f'model {what}.'
         )
     flat = [
-        f'{in_a_sentence(measure_of(test, name).title)} of {literal(row["name"])}'
+        f'{measure_of(test, name).title} of {literal(row["name"])}'
         for row in test['per_name']
         for name, figure in row['figures'].items()
         if is_known(figure['low']) and figure['low'] == figure['high']

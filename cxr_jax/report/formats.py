@@ -73,6 +73,11 @@ def confidence(part: dict) -> str:
     return f'{100 * part.get("confidence", 0.95):g} %'
 
 
+def capital(text: str) -> str:
+    """With a capital letter at its start."""
+    return text[:1].upper() + text[1:]
+
+
 def duration(seconds: float | None) -> str:
     """'12.3 s', '3 min 05 s', '2 h 07 min'."""
     if not is_known(seconds):
@@ -116,12 +121,6 @@ def remarks(figures: Iterable[tuple[str, dict]]) -> tuple[str, ...]:
     return tuple(
         f'{listed(titles, most=6)}: {literal(reason)}.' for reason, titles in by_reason.items()
     )
-
-
-def in_a_sentence(title: str) -> str:
-    """'Balanced accuracy (mean of ...)' -> 'balanced accuracy'; 'AUC' stays."""
-    title = title.split(' (')[0]
-    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def two_cells(figure: dict, unit: str = 'percent') -> list[str]:

@@ -85,8 +85,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    if isinstance(cell, Link):
-        text = f'[{inline(cell.text)}]({quote(cell.file)})'
-    else:
-        text = inline(cell)
+    is_link = isinstance(cell, Link)
+    text = f'[{inline(cell.text)}]({quote(cell.file)})' if is_link else inline(cell)
     return text.replace('|', '\\|')

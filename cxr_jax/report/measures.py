@@ -1,6 +1,9 @@
 """How the measures of a test are shown: title, unit, direction, chance."""
 
 import dataclasses
+from collections.abc import Iterable
+
+from cxr_jax.report.blocks import literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +22,16 @@ class Measure:
 
 def measure_of(test: dict, name: str) -> Measure:
     """Of the figures of a test, those of single names included."""
-    found = test['measures'][name] if name not in test['figures'] else test['figures'][name]
-    return Measure(
-        found['title'], found['unit'], found['higher_is_better'], found.get('chance')
-    )
+    found = test['figures'].get(name) or test['name_measures'][name]
+    return Measure(found['title'], found['unit'], found['higher_is_better'], found.get('chance'))
+
+
+def meanings(measures: Iterable[dict]) -> list[str]:
+    """What each of them means, for a list; two of one title follow each other."""
+    texts: dict[str, list[str]] = {}
+    for found in measures:
+        texts.setdefault(found['title'], []).append(literal(found['meaning']))
+    return [f'*{literal(title)}*: {"; ".join(each)}.' for title, each in texts.items()]
 
 
 def headline_of(test: dict) -> tuple[Measure, dict]:

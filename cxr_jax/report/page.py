@@ -3,11 +3,22 @@
 from collections.abc import Collection, Sequence
 
 from cxr_jax.report.attention import REGIONS, attention_section, boxes_sections
-from cxr_jax.report.blocks import Block, Cautions, Code, Items, Picture, Section, Text, code
-from cxr_jax.report.blocks import literal, table
+from cxr_jax.report.blocks import (
+    Block,
+    Cautions,
+    Code,
+    Items,
+    Picture,
+    Section,
+    Text,
+    code,
+    literal,
+    table,
+)
 from cxr_jax.report.cautions import cautions
 from cxr_jax.report.console import to_console
-from cxr_jax.report.formats import NOT_AVAILABLE, listed, plain
+from cxr_jax.report.formats import NOT_AVAILABLE, confidence, listed, plain
+from cxr_jax.report.measures import meanings
 from cxr_jax.report.stages import data_blocks, disk_blocks, left_behind, stage_blocks, stage_table
 from cxr_jax.report.tested import figures_table, names_table, test_blocks
 
@@ -109,37 +120,30 @@ def setting_blocks(data: dict, sentence: str) -> list[Block]:
 
 
 def _reading(results: dict) -> tuple[str, ...]:
-    if results['data']['exclusive']:
-        names = (
-            '*Accuracy of a class*: share of its test images that are recognised (its recall).',
-            '*Chance*: what guessing without looking at the image reaches; for the accuracy over '
-            'all images, always naming the largest class.',
-        )
-    else:
-        names = (
-            '*A finding* is judged on the test images in which it is known to be there or not; '
-            'their number differs from finding to finding.',
-            '*Chance*: what guessing without looking at the image reaches.',
+    test = results['test']
+    texts = meanings([*test['figures'].values(), *test['name_measures'].values()])
+    texts.append('*Chance*: what guessing without looking at the image reaches.')
+    if not test['exclusive']:
+        texts.append(
+            '*Known*: a finding is judged on the test images in which it is known to be there or '
+            'not; their number differs from finding to finding.'
         )
     interval = (
-        '*95 % interval*: percentiles of a bootstrap that draws patients, each with all of their '
-        "images. It covers the choice of test patients, not the training's randomness."
+        f'*{confidence(test)} interval*: percentiles of a bootstrap that draws patients, each '
+        "with all of their images. It covers the choice of test patients, not the training's "
+        'randomness.'
     )
     if results['folds']:
-        interval += (
-            ' Every fold has a network of its own; how they differ beyond their images, it does '
-            'not cover either.'
+        interval += ' Every fold has a network of its own, which are not drawn either.'
+    texts.append(interval)
+    if results['attention']:
+        of = 'predicted class' if test['exclusive'] else 'finding with the highest score'
+        texts.append(
+            '*AIL* (activation inside lungs): share of the positive class activation map of the '
+            f'{of} that lies inside the lung mask. A map without preference reaches the '
+            'lung-area fraction.'
         )
-    if not results['attention']:
-        return (*names, interval)
-    of = 'predicted class' if results['data']['exclusive'] else 'finding with the highest score'
-    return (
-        *names,
-        interval,
-        '*AIL* (activation inside lungs): share of the positive class activation map of the '
-        f'{of} that lies inside the lung mask. A map without preference reaches the lung-area '
-        'fraction.',
-    )
+    return tuple(texts)
 
 
 def _reproduction(results: dict) -> list[Block]:

@@ -1,4 +1,4 @@
-"""The report of a lung segmenter: page, pictures, console table."""
+"""The report of a lung segmenter: page, pictures, console tables."""
 
 import os
 import pathlib
@@ -9,18 +9,30 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.report.figures.pictures import STYLE, curves_picture, new_figure
-from cxr_jax.report.formats import decimal, duration, interval, percent, plain
-from cxr_jax.report.page import table
-from cxr_jax.report.writer import json_ready, save_figure
-from cxr_jax.store.files import write_atomically, write_json, write_text
-
-FIGURES = (
-    ('dice', 'Dice of the masks as they are written'),
-    ('iou', 'IoU of the masks as they are written'),
-    ('raw_dice', 'Dice before the clean-up'),
-    ('accepted', 'Share of the masks that pass the quality control'),
+from cxr_jax.report.blocks import (
+    Block,
+    Cautions,
+    Code,
+    Picture,
+    Section,
+    Table,
+    Text,
+    literal,
+    table,
 )
+from cxr_jax.report.console import to_console
+from cxr_jax.report.figures.pictures import STYLE, curves_picture, new_figure
+from cxr_jax.report.files import write_page, write_pictures
+from cxr_jax.report.formats import decimal, duration, plain, two_cells
+from cxr_jax.report.markdown import to_markdown
+
+# Key of each figure -> its title and unit.
+FIGURES = {
+    'dice': ('Dice of the masks as they are written', 'decimal'),
+    'iou': ('IoU of the masks as they are written', 'decimal'),
+    'raw_dice': ('Dice before the clean-up', 'decimal'),
+    'accepted': ('Share of the masks that pass the quality control', 'percent'),
+}
 SHOWN = 12
 PER_ROW = 4
 TRUE, PREDICTED = '#35E0F0', '#FFB000'
@@ -40,17 +52,85 @@ def write_report(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     titles = [f'fold {i + 1}' if len(logs) > 1 else 'segment' for i in range(len(logs))]
+    curves = [
+        {'title': title, 'log': log, 'chance': None}
+        for title, log in zip(titles, logs, strict=True)
+    ]
     pictures = {
-        'gallery.png': gallery_picture(choose(tested)),
-        'curves.png': curves_picture([
-            {'title': title, 'log': log, 'chance': None}
-            for title, log in zip(titles, logs, strict=True)
-        ]),
+        'gallery.png': lambda: gallery_picture(choose(tested)),
+        'curves.png': lambda: curves_picture(curves),
     }
-    for name, figure in pictures.items():
-        write_atomically(directory / name, lambda path, figure=figure: save_figure(figure, path))
-    write_text(directory / 'results.md', render_page(results, tested))
-    write_json(directory / 'results.json', json_ready(results))
+    write_pictures(directory, pictures, older=())
+    page = to_markdown(f'{literal(results["name"])}: a lung segmenter', blocks(results, tested))
+    write_page(directory, 'results', page, results)
+
+
+def format_table(results: dict) -> str:
+    """The figures for the console."""
+    test = results['test']
+    told = f'{results["name"]}: {test["images"]} test images of {test["patients"]} patients'
+    return to_console([Text(literal(told)), figures_table(test)])
+
+
+def figures_table(test: dict) -> Table:
+    return table(
+        ['mean over the test images', 'value', '95 % interval'],
+        [[text, *two_cells(test[key], unit)] for key, (text, unit) in FIGURES.items()],
+    )
+
+
+def blocks(results: dict, tested: Sequence[Mapping]) -> list[Block]:
+    """The blocks of results.md."""
+    reasons = Counter(row['reason'] for row in tested if row['reason'])
+    rejected = table(
+        ['rejected because', 'test images'], [[literal(k), plain(n)] for k, n in reasons.items()]
+    )
+    return [
+        Cautions((literal(results['banner']),) if results['banner'] else ()),
+        Text(_setting(results)),
+        figures_table(results['test']),
+        Text(
+            'Written masks are the two largest components with their holes filled. The interval '
+            'is a bootstrap over patients; it covers the choice of test images, not that of the '
+            'training.'
+        ),
+        *([rejected] if reasons else []),
+        Picture('gallery.png', 'worst, middle and best test images'),
+        Section('Training', (_stages(results), Picture('curves.png', 'training loss'))),
+        Section('How to reproduce', (Code(results['command']),)),
+    ]
+
+
+def _setting(results: dict) -> str:
+    test, data, folds = results['test'], results['data'], results['folds']
+    origin = (
+        f'{folds}-fold cross-validation by patient: every image is tested by the network that has '
+        'not seen its patient.'
+        if folds
+        else 'Test split of the prepared set: no patient of it was trained on.'
+    )
+    if not data['has_patient_ids']:
+        origin += ' **Some images have no patient id, so a person may be on both sides.**'
+    return (
+        f'{literal(results["network"])}, on {literal(data["name"])} at {data["size"]} px, seed '
+        f'{results["seed"]}. {test["images"]} test images of {test["patients"]} patients. {origin}'
+    )
+
+
+def _stages(results: dict) -> Table:
+    return table(
+        ['fold', 'images', 'steps', 'loss', 'Dice in training', 'time'],
+        [
+            [
+                str(i + 1), plain(counts['train']), plain(stage['steps']),
+                decimal(stage['final_metrics']['loss']), decimal(stage['final_metrics']['dice']),
+                duration(stage['wall_seconds']),
+            ]
+            for i, (stage, counts) in enumerate(
+                zip(results['stages'], results['data']['counts'], strict=True)
+            )
+        ],
+    )  # fmt: skip
 
 
 def choose(tested: Sequence[Mapping]) -> list[Mapping]:
@@ -87,88 +167,23 @@ def gallery_picture(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def render_page(results: dict, tested: Sequence[Mapping]) -> str:
-    """The page in Markdown."""
-    test, data = results['test'], results['data']
-    folds = results['folds']
-    origin = (
-        f'{folds}-fold cross-validation by patient: every image is tested by the network that has '
-        'not seen its patient.'
-        if folds
-        else 'Test split of the prepared set: no patient of it was trained on.'
-    )
-    if not data['has_patient_ids']:
-        origin += ' **Some images have no patient id, so a person may be on both sides.**'
-    stages = [
-        [str(i + 1), plain(counts['train']), plain(stage['steps']),
-         decimal(stage['final_metrics']['loss']), decimal(stage['final_metrics']['dice']),
-         duration(stage['wall_seconds'])]
-        for i, (stage, counts) in enumerate(zip(results['stages'], data['counts'], strict=True))
-    ]  # fmt: skip
-    reasons = Counter(row['reason'] for row in tested if row['reason'])
-    sections = [
-        f'# {results["name"]}: a lung segmenter',
-        f'> {results["banner"]}' if results['banner'] else '',
-        f'{results["network"]}, on {data["name"]} at {data["size"]} px, seed {results["seed"]}. '
-        f'{test["images"]} test images of {test["patients"]} patients. {origin}',
-        table(
-            ['mean over the test images', 'value', '95 % interval'],
-            [
-                [text, _show(key)(test[key]['value']), interval(test[key], key == 'accepted')]
-                for key, text in FIGURES
-            ],
-        ),
-        'Written masks are the two largest components with their holes filled. The interval is a '
-        'bootstrap over patients; it covers the choice of test images, not that of the training.',
-        table(['rejected because', 'test images'], [[k, plain(n)] for k, n in reasons.items()])
-        if reasons
-        else '',
-        '![worst, middle and best test images](gallery.png)',
-        '## Training',
-        table(['fold', 'images', 'steps', 'loss', 'Dice in training', 'time'], stages),
-        '![training loss](curves.png)',
-        f'## How to reproduce\n\n```\n{results["command"]}\n```',
-    ]
-    return '\n\n'.join(section for section in sections if section) + '\n'
-
-
-def _show(key: str):
-    return percent if key == 'accepted' else decimal
-
-
-def format_table(results: dict) -> str:
-    """The figures for the console."""
-    test = results['test']
-    lines = [f'{results["name"]}: {test["images"]} test images of {test["patients"]} patients']
-    lines += [
-        f'  {text:<50} {_show(key)(test[key]["value"]):>8}  '
-        f'{interval(test[key], key == "accepted")}'
-        for key, text in FIGURES
-    ]
-    return '\n'.join(lines)
-
-
 def format_masks(card: dict) -> str:
-    """Counts and reasons of written masks for the console."""
-    lines = [f'Lung masks {card["name"]!r} of {card["dataset"]} at {card["size"]} px']
-    for split, accepted in card['accepted'].items():
-        rejected = card['rejected'][split]
-        classes = [
-            f'{name} {b} of {a + b}'
-            for name, a, b in zip(
-                card['classes'], accepted['classes'], rejected['classes'], strict=True
-            )
-            if b
+    """Counts and reasons of written masks for the console; the card is that of the masks."""
+    splits = [
+        [
+            literal(split), plain(accepted['images']), plain(card['rejected'][split]['images']),
+            *(
+                f'{plain(b)} of {plain(a + b)}'
+                for a, b in zip(accepted['names'], card['rejected'][split]['names'], strict=True)
+            ),
         ]
-        by_class = f' ({", ".join(classes)})' if classes else ''
-        lines.append(
-            f'  {split:<11} {accepted["images"]:>6} accepted {rejected["images"]:>6} rejected'
-            + by_class
-        )
-    lines += [f'  {n:>6} x {reason}' for reason, n in card['reasons'].items()]
-    lines.append('  region          mean      std   (training images, on [0, 1])')
-    lines += [
-        f'  {region:<12} {values["mean"]:.5f}  {values["std"]:.5f}'
-        for region, values in card['statistics'].items()
-    ]
-    return '\n'.join(lines)
+        for split, accepted in card['accepted'].items()
+    ]  # fmt: skip
+    names = [literal(f'rejected: {name}') for name in card['names']]
+    reasons = [[literal(reason), plain(n)] for reason, n in card['reasons'].items()]
+    name, dataset = literal(card['name']), literal(card['dataset'])
+    return to_console([
+        Text(f'Lung masks {name} of {dataset} at {card["size"]} px'),
+        table(['split', 'accepted', 'rejected', *names], splits),
+        *([table(['rejected because', 'images'], reasons)] if reasons else []),
+    ])

@@ -11,21 +11,22 @@
     layout: {'rows': axis, 'columns': axis or ''}. Every axis that is neither is a page: each
            combination of their levels has tables of its own.
     seeds: list of int;  folds: int, 0 for one split
-    measures: {name: {'title': 'macro-AUC', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
-           every measure named below, those per name included;  headline: name of one of them
+    measures: {name: {'title', 'meaning', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
+           every measure named below, those by name included;  headline: name of one of them
     cells: one per run, {
            levels: {axis: level} with every axis
            title: of its level of the row axis, e.g. 'moco → rot' (the same in all its cells)
            kind: heading of the group of rows it stands in ('' for none), label: order label or ''
-           seed: int;  directory: str, relative to the study's;  region: str, as in the run's results
+           seed: int;  directory: str, relative to the study's;  region: str, of the run's results
            stages, test, attention, boxes: as in the run's results (searches are stage['search']);
                test, attention and boxes None, and stages [], of a run that did not end}
     means: one per combination of levels that has a finished run with a readout, {
            levels, title, kind, label: as above;  seeds: list of int;  images, patients: int
            figures: {measure: figure | {'per_seed': [number or None], 'sd': number or None}}
-           per_name: [{'name', 'figures': {measure: the same}}], one per class or finding
+           per_name: [{'name', 'figures': {measure: the same}}], one per class or finding; the
+               measure named first is shown
            attention: {'images', 'ail', 'lung_area', 'excess'} or None,
-           boxes: {'images', 'box_attention', 'box_area', 'excess'} or None (their figures as above)}
+           boxes: {'images', 'box_attention', 'box_area', 'excess'} or None: figures as above}
     plan: {'runs', 'stages', 'distinct', 'shared', 'trained', 'found': numbers of stages,
            'estimated_seconds', 'seconds', 'bytes' (of the stages' folders)}, all optional
     comparisons: None or {
@@ -43,84 +44,77 @@ The chance level of a page's headline is that of its cells' `test`. Further keys
 study.json and not shown.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 
-from cxr_jax.report.findings import cautions
-from cxr_jax.report.formats import percent, plain
-from cxr_jax.report.page import table
+from cxr_jax.report.attention import INSIDE
+from cxr_jax.report.blocks import (
+    Block,
+    Cautions,
+    Code,
+    Items,
+    Picture,
+    Section,
+    Text,
+    code,
+    literal,
+)
+from cxr_jax.report.cautions import cautions, own_cautions
+from cxr_jax.report.formats import capital, listed, number, plain
+from cxr_jax.report.measures import meanings
+from cxr_jax.report.page import setting_blocks
+from cxr_jax.report.study_grid import Page, measure, pages_of, run_title
 from cxr_jax.report.study_searches import search_blocks
 from cxr_jax.report.study_tables import (
-    INSIDE,
-    accuracy_table,
     attention_table,
-    class_sets,
-    class_table,
     comparison_blocks,
+    first_of_names,
+    grid_table,
     has_attention,
+    headline_table,
+    names_table,
     plan_table,
-    rows_of,
     runs_table,
-    summary_table,
-    tests_of,
-    title_of,
 )
 
 FOLDER = 'plots'  # of the pictures, beside study.md
-
-READING = """\
-- *Balanced accuracy*: mean of the class accuracies on the test images; the mean over the seeds.
-- *95 % interval*: percentiles of a bootstrap that draws patients, each with all of their images, \
-and averages the seeds in every resample. It covers the choice of test patients; how much \
-training itself varies stands beside it as the *SD of seeds*.
-- *Order*: "curriculum" if the balanced accuracies of the tasks alone (same region, this study) \
-rise along the curriculum, "anti-curriculum" if they fall, else "mixed"; "full" if it contains \
-every pretext task of the study. Where single tasks differ by less than their intervals, the \
-label may be chance.
-- *Best single task*: the one with the highest balanced accuracy on these test images. Being \
-chosen there favours it, so the tests against it are strict.
-- *p (Holm)*: p-value corrected for all comparisons of its region; below 0.05, the difference \
-would be a surprise if no two models of the region differed.
-- *AIL* (activation inside lungs): share of the positive class activation map of the predicted \
-class that lies inside the lung mask; *inside boxes*: the same for the union of the lesion boxes, \
-over the images that have some. A map without preference reaches the area beside it.
-- AIL of images whose outside was blanked is not comparable with AIL of whole images."""
+HEADLINE = 'headline'  # kind of a picture, beside the parts of INSIDE
 
 
-def picture_name(kind: str, class_set: str) -> str:
-    """File of the bars of 'accuracy', 'attention' or 'boxes'."""
-    return f'{kind}-{"".join(c if c.isalnum() else "-" for c in class_set.lower())}.png'
+def picture_name(kind: str, page: Page) -> str:
+    """File of the bars of HEADLINE, 'attention' or 'boxes'."""
+    return f'{kind}{page.slug}.png'
 
 
-def render_study(
+def study_page(
     study: dict, pictures: Collection[str] = (), galleries: Collection[str] = ()
-) -> str:
-    """The page in Markdown; `pictures` lie in FOLDER, `galleries` are runs' directories."""
-    found = [f'> - {text}' for text in study_cautions(study)]
-    blocks = [
-        f'# {study["name"]}',
-        '\n'.join(['> **Read this first**', '>', *found]) if found else '',
-        _setting(study),
-        plan_table(study['plan']),
-        '## Accuracy',
-        *_by_class_set(study, pictures, 'accuracy', _accuracy),
-        '## Accuracy by class',
-        *_by_class_set(study, pictures, '', _classes),
-        '## Where the models look',
-        *_inside(study, pictures),
-        '## Comparisons',
-        *comparison_blocks(study),
-        '## Learning-rate searches',
-        *search_blocks(study, FOLDER),
-        '## Every run',
-        runs_table(study, galleries),
-        *_run_cautions(study),
-        '## How to read the numbers',
-        READING,
-        '## How to reproduce',
-        f'```\n{study["command"]}\n```',
-        f'Data fingerprint `{study["data"]["fingerprint"]}`.',
-    ]
-    return '\n\n'.join(block for block in blocks if block) + '\n'
+) -> list[Block]:
+    """The blocks of study.md; `pictures` lie in FOLDER, `galleries` are runs' directories."""
+    pages = list(pages_of(study))
+    title = study['measures'][study['headline']]['title']
+    by_name = _sections(pages, (), '', lambda page, column: names_table(study, page, column))
+    what = 'class' if study['data']['exclusive'] else 'finding'
+    return [
+        Cautions(tuple(study_cautions(study))),
+        *setting_blocks(study['data'], _setting(study)),
+        plan_table(study),
+        Section(
+            capital(title),
+            tuple(_sections(
+                pages, pictures, HEADLINE,
+                lambda page, column: headline_table(study, page, column),
+                first=lambda page: _headline(study, page),
+            )),
+        ),
+        *([Section(_by_name_title(study, pages, what), tuple(by_name))] if by_name else []),
+        Section('Where the models look', tuple(_inside(study, pages, pictures))),
+        Section('Comparisons', tuple(comparison_blocks(study))),
+        Section('Learning-rate searches', tuple(search_blocks(study, FOLDER))),
+        Section('Every run', (runs_table(study, galleries), *_run_cautions(study))),
+        Section('How to read the numbers', (Items(_reading(study)),)),
+        Section('How to reproduce', (
+            Code(study['command']), Text(f'Data fingerprint {code(study["data"]["fingerprint"])}.'),
+        )),
+    ]  # fmt: skip
 
 
 def study_cautions(study: dict) -> list[str]:
@@ -132,26 +126,19 @@ def study_cautions(study: dict) -> list[str]:
     if len(study['seeds']) == 1:
         found.append(
             f'One seed ({study["seeds"][0]}): the intervals cover the choice of test patients '
-            'only. Another seed may rank the curricula differently.'
+            'only. Another seed may rank the rows differently.'
         )
     found += _too_few_resamples(study['comparisons'])
-    missing = [
-        f'{row.title} ({class_set}, {region})'
-        for class_set in class_sets(study)
-        for row in rows_of(study, class_set)
-        for region in study['regions']
-        if len(row.seeds(region)) < len(study['seeds'])
-    ]
+    missing = [run_title(study, cell) for cell in study['cells'] if not cell['stages']]
     if missing:
-        more = f' and {len(missing) - 6} more' if len(missing) > 6 else ''
         found.append(
-            f'Results of some seeds are missing: {", ".join(missing[:6])}{more}. Means over fewer '
+            f'Results of some runs are missing: {listed(missing, most=6)}. Means over fewer '
             'seeds are less certain.'
         )
-    with_cautions = sum(bool(_cautions_of(run)) for run in study['curricula'])
+    with_cautions = sum(bool(own_cautions(cell)) for cell in study['cells'])
     if with_cautions:
         found.append(
-            f'{plain(with_cautions)} of {plain(len(study["curricula"]))} runs have cautions of '
+            f'{plain(with_cautions)} of {plain(len(study["cells"]))} runs have cautions of '
             'their own, listed below the table of every run.'
         )
     return found
@@ -159,91 +146,135 @@ def study_cautions(study: dict) -> list[str]:
 
 def _too_few_resamples(comparisons: dict | None) -> list[str]:
     families = comparisons['families'] if comparisons else []
-    number = max((family['comparisons'] for family in families), default=0)
-    if not number or number / (1 + comparisons['resamples']) < 0.05:
+    most = max((family['comparisons'] for family in families), default=0)
+    if not most or most / (1 + comparisons['resamples']) < 0.05:
         return []
     return [
-        f'{plain(comparisons["resamples"])} resamples are too few for {plain(number)} comparisons: '
+        f'{plain(comparisons["resamples"])} resamples are too few for {plain(most)} comparisons: '
         "no p-value can fall below 0.05 after Holm's correction."
     ]
 
 
 def _setting(study: dict) -> str:
     data = study['data']
-    classes = list(data['classes']) if data['class_counts'] else []
-    rows = [
-        [split, plain(n), *map(plain, data['class_counts'].get(split, [None] * len(classes)))]
-        for split, n in data['counts'].items()
+    axes = [
+        f'{literal(axis)}: {", ".join(map(literal, levels))}'
+        for axis, levels in study['axes'].items()
     ]
-    seeds = ', '.join(map(str, study['seeds']))
+    folds = f' Every run is cross-validated over {study["folds"]} folds.' if study['folds'] else ''
     return (
-        f'{data["name"]} at {data["size"]} px; regions {", ".join(study["regions"])}; class sets '
-        f'{", ".join(class_sets(study))}; seeds {seeds}.\n\n'
-        + table(['split', 'images', *classes], rows)
+        f'{literal(data["name"])} at {data["size"]} px; {"; ".join(axes)}; seeds '
+        f'{", ".join(map(str, study["seeds"]))}.{folds}'
     )
 
 
-def _by_class_set(study: dict, pictures: Collection[str], kind: str, render) -> Iterator[str]:
-    for class_set in class_sets(study):
-        yield f'### Classes: {class_set}'
-        name = picture_name(kind, class_set)
-        if name in pictures:
-            yield f'![{kind} of every curriculum, classes: {class_set}]({FOLDER}/{name})'
-        yield from render(study, class_set)
+def _sections(
+    pages: list[Page],
+    pictures: Collection[str],
+    kind: str,
+    tables: Callable[[Page, str], list[Block]],
+    first: Callable[[Page], list[Block]] = lambda page: [],
+) -> list[Block]:
+    """Of every page its picture, what comes `first`, and the tables of its columns."""
+    found: list[Block] = []
+    for page in pages:
+        name = picture_name(kind, page)
+        shown = [Picture(f'{FOLDER}/{name}', f'{kind} of every row')] if name in pictures else []
+        blocks = shown + first(page) + [b for column in page.columns for b in tables(page, column)]
+        if blocks and page.title:
+            found.append(Section(capital(page.title), tuple(blocks), level=3))
+        else:
+            found += blocks
+    return found
 
 
-def _accuracy(study: dict, class_set: str) -> Iterator[str]:
-    tests = tests_of(study, class_set)
-    if tests:
-        chance = tests[0]['chance']['balanced_accuracy']
-        yield (
-            f'{plain(tests[0]["images"])} test images of {plain(tests[0]["patients"])} patients; '
-            f'chance is {percent(chance)}.'
-        )
-    if len(study['regions']) > 1:
-        yield summary_table(study, class_set)
-    for region in study['regions']:
-        yield from accuracy_table(study, class_set, region)
+def _headline(study: dict, page: Page) -> list[Block]:
+    """Number of test images, chance level, and the table of all columns side by side."""
+    blocks: list[Block] = []
+    if page.tests:
+        images, patients = (page.tests[0][key] for key in ('images', 'patients'))
+        shown, chance = measure(study, study['headline'], page), ''
+        if shown.chance is not None:
+            chance = f'; chance is {number(shown.chance, shown.unit)}'
+        blocks.append(Text(
+            f'{plain(images)} test images of {plain(patients)} patients{chance}.'
+        ))  # fmt: skip
+    return blocks + ([grid_table(study, page)] if len(page.columns) > 1 else [])
 
 
-def _classes(study: dict, class_set: str) -> Iterator[str]:
-    for region in study['regions']:
-        yield from class_table(study, class_set, region)
+def _by_name_title(study: dict, pages: list[Page], what: str) -> str:
+    """'Accuracy by class'."""
+    with_names = next(page for page in pages if page.names)
+    title = study['measures'][first_of_names(with_names)]['title']
+    return f'{capital(title)} by {what}'
 
 
-def _inside(study: dict, pictures: Collection[str]) -> Iterator[str]:
-    if not any(has_attention(study, part) for part in INSIDE):
-        yield 'No test image has a lung mask or a lesion box.'
+def _inside(study: dict, pages: list[Page], pictures: Collection[str]) -> list[Block]:
+    blocks: list[Block] = []
     for part in INSIDE:
-        if not has_attention(study, part):
-            continue
-
-        def tables(study: dict, class_set: str, part: str = part) -> Iterator[str]:
-            for region in study['regions']:
-                yield from attention_table(study, class_set, region, part)
-
-        yield '**Inside the lungs**' if part == 'attention' else '**Inside the lesion boxes**'
-        yield from _by_class_set(study, pictures, part, tables)
-
-
-def _cautions_of(run: dict) -> list[str]:
-    """The run's cautions that are not the study's."""
-    whole = {'banner': '', 'data': {'has_patient_ids': True}}
-    return cautions(whole | {key: run[key] for key in ('stages', 'test', 'attention', 'region')})
+        if has_attention(study, part):
+            where = 'lungs' if part == 'attention' else 'lesion boxes'
+            blocks.append(Text(f'**Inside the {where}**'))
+            blocks += _sections(
+                pages, pictures, part,
+                lambda page, column, part=part: attention_table(study, page, column, part),
+            )  # fmt: skip
+    return blocks or [Text('No test image has a lung mask or a lesion box.')]
 
 
-def _run_cautions(study: dict) -> list[str]:
+def _run_cautions(study: dict) -> list[Block]:
     """Every caution of single runs once, with its runs."""
-    by_text = {}
-    for run in study['curricula']:
-        title = f'{title_of(run)} ({run["region"]}, {run["class_set"]}, seed {run["seed"]})'
-        for text in _cautions_of(run):
-            by_text.setdefault(text, []).append(title)
+    by_text: dict[str, list[str]] = {}
+    for cell in study['cells']:
+        for text in own_cautions(cell):
+            by_text.setdefault(text, []).append(run_title(study, cell))
     if not by_text:
         return []
-    lines = [
-        f'- {text} *{titles[0]}{f" and {len(titles) - 1} more runs" if titles[1:] else ""}*'
+    lines = tuple(
+        f'{text} *{titles[0]}{f" and {len(titles) - 1} more runs" if titles[1:] else ""}*'
         for text, titles in by_text.items()
+    )
+    return [Items(lines, title=f'Cautions of single runs ({len(lines)})')]
+
+
+def _reading(study: dict) -> tuple[str, ...]:
+    headline = study['measures'][study['headline']]['title']
+    texts = [
+        '*Figures* are means over the seeds, on the test images.',
+        *meanings(study['measures'].values()),
+        '*95 % interval*: percentiles of a bootstrap that draws patients, each with all of their '
+        'images, and averages the seeds in every resample. It covers the choice of test patients; '
+        'how much training itself varies stands beside it as the *SD of seeds*.',
     ]
-    summary = f'<summary>Cautions of single runs ({len(lines)})</summary>'
-    return ['\n'.join(['<details>', summary, '', *lines, '', '</details>'])]
+    if study['folds']:
+        texts.append(
+            '*Folds*: every image is tested once a seed, by the network that has not seen its '
+            'patient; figures are those of all folds together.'
+        )
+    if any(cell['label'] for cell in study['cells']):
+        texts.append(
+            f'*Order*: "curriculum" if the {headline} of the tasks alone (everything else equal, '
+            'this study) gets better along the curriculum, "anti-curriculum" if it gets worse, '
+            'else "mixed"; "full" if it contains every pretext task of the study. Where single '
+            'tasks differ by less than their intervals, the label may be chance.'
+        )
+    rows = study['comparisons']['comparisons'] if study['comparisons'] else []
+    if any(row['role'].startswith('best') for row in rows):
+        texts.append(
+            '*Best*: the one with the best result on these test images. Being chosen there '
+            'favours it, so the tests against it are strict.'
+        )
+    if rows:
+        texts.append(
+            '*p (Holm)*: p-value corrected for all comparisons of its family; below 0.05, the '
+            'difference would be a surprise if no two models of the family differed.'
+        )
+    if any(has_attention(study, part) for part in INSIDE):
+        texts += [
+            '*AIL* (activation inside lungs): share of the positive class activation map that '
+            'lies inside the lung mask; *inside boxes*: the same for the union of the lesion '
+            'boxes, over the images that have some. A map without preference reaches the area '
+            'beside it.',
+            'AIL of images whose outside was blanked is not comparable with AIL of whole images.',
+        ]
+    return tuple(texts)

@@ -1,12 +1,13 @@
 """The learning-rate searches of a study: each once, and the tables of what they tried."""
 
 import dataclasses
-import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 
-from cxr_jax.report.formats import decimal, is_known, percent, plain
-from cxr_jax.report.page import table
-from cxr_jax.report.study_tables import show
+from cxr_jax.report.blocks import Block, Link, Table, Text, literal, table
+from cxr_jax.report.formats import is_known, number, plain
+from cxr_jax.report.study_grid import other_axes, slug
+from cxr_jax.report.study_tables import dash
 
 PROTOCOLS = {
     'thesis': 'every candidate trained for the search epochs, the best one continued',
@@ -17,44 +18,79 @@ PROTOCOLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """One stage's search; `record` is its search.json."""
+    """One stage's search; `record` is its search.json. All texts are data, none is marked."""
 
-    path: tuple[str, ...]  # the tasks up to and with the stage; a baseline's name comes first
-    region: str
-    class_set: str
+    path: tuple[str, ...]  # the stages up to and with it
+    levels: tuple[str, ...]  # of the axes that are not the rows', in the first cell that has it
     seed: int
     record: dict
+    metric: str = ''
+    unit: str = 'percent'
+    row: str = ''  # title of its row, where other searches have the same path
+    fold: int | None = None
 
     @property
     def title(self) -> str:
-        return ' → '.join(self.path)
+        """'rot → moco', with the row where that does not tell it apart."""
+        path = ' → '.join(self.path)
+        return f'{path} ({self.row})' if self.row else path
+
+    @property
+    def place(self) -> str:
+        """'full, 4 classes, seed 0'."""
+        fold = [] if self.fold is None else [f'fold {self.fold + 1}']
+        return ', '.join([*self.levels, f'seed {self.seed}', *fold])
 
     @property
     def picture(self) -> str:
-        parts = ['search', self.region, self.class_set, *self.path, f'seed{self.seed}']
-        return re.sub(r'[^a-z0-9]+', '-', ' '.join(parts).lower()) + '.png'
-
-    @property
-    def metric(self) -> str:
-        return self.record['metric'].replace('_', ' ')
+        fold = [] if self.fold is None else [f'fold{self.fold + 1}']
+        parts = ['search', *self.levels, self.row, *self.path, f'seed{self.seed}', *fold]
+        return slug(*filter(None, parts)) + '.png'
 
     def show(self, value: float | None) -> str:
-        return show(decimal(value) if self.record['metric'] == 'loss' else percent(value))
+        return dash(number(value, self.unit))
 
 
 def searches_of(study: dict) -> list[Search]:
-    """Every search once, though several curricula share its stage."""
-    found = {}
-    for run in study['curricula']:
-        records = {record['task']: record for record in run['searches']}
-        # Two baselines have the same tasks, and different weights before them.
-        path = (run['name'],) if run['kind'] == 'baseline' else ()
-        for stage in run['stages']:
-            path = (*path, stage['task'])
-            if stage['task'] in records and stage['key'] not in found:
-                place = (run['region'], run['class_set'], run['seed'])
-                found[stage['key']] = Search(path, *place, records[stage['task']])
-    return sorted(found.values(), key=lambda s: (s.region, s.class_set, len(s.path), s.path))
+    """Every search once, though several cells share its stage."""
+    found, rows = {}, {}
+    for cell in study['cells']:
+        by_key = {stage['key']: stage for stage in cell['stages']}
+        levels = tuple(cell['levels'][axis] for axis in other_axes(study))
+        for stage in cell['stages']:
+            if not stage['search'] or stage['key'] in found:
+                continue
+            record, path = stage['search'], _path(stage, by_key)
+            metric, unit = _metric(study, record['metric'])
+            found[stage['key']] = Search(
+                path, levels, cell['seed'], record, metric, unit, fold=stage['fold']
+            )
+            rows[stage['key']] = cell['title']
+    times = Counter((search.title, search.place) for search in found.values())
+    told_apart = [
+        dataclasses.replace(search, row=rows[key])
+        if times[search.title, search.place] > 1
+        else search
+        for key, search in found.items()
+    ]
+    return sorted(told_apart, key=lambda s: (s.levels, len(s.path), s.path))
+
+
+def _path(stage: dict, by_key: Mapping[str, dict]) -> tuple[str, ...]:
+    """The stages that lead to it, and its own."""
+    path = [stage['stage']]
+    while stage['parent_key'] in by_key:
+        stage = by_key[stage['parent_key']]
+        path.insert(0, stage['stage'])
+    return tuple(path)
+
+
+def _metric(study: dict, name: str) -> tuple[str, str]:
+    """Title and unit of what trials are judged by; the loss and accuracy are not measures."""
+    if name in study['measures']:
+        shown = study['measures'][name]
+        return shown['title'], shown['unit']
+    return name.replace('_', ' '), 'decimal' if name == 'loss' else 'percent'
 
 
 def judged_at(trial: dict) -> tuple[float | None, float | None]:
@@ -77,33 +113,29 @@ def batches_differ(record: dict) -> bool:
     return len({trial['batch_size'] for trial in record['trials']}) > 1
 
 
-def search_blocks(study: dict, folder: str) -> Iterator[str]:
-    """One table for all searches over the same candidates (Tables B.1 to B.12)."""
+def search_blocks(study: dict, folder: str) -> list[Block]:
+    """One table for all searches over the same candidates; `folder` holds the pictures."""
     searches = searches_of(study)
     if not searches:
-        yield 'No stage of this study searched its learning rate.'
-        return
+        return [Text('No stage of this study searched its learning rate.')]
     total = sum(search.record['total_epochs'] for search in searches)
-    yield (
+    blocks: list[Block] = [Text(
         f'{plain(len(searches))} searches, {plain(total)} epochs in all. A cell is the validation '
         'metric at the end of the trial (with the epochs where trials end at different ones); '
         'the chosen candidate is bold.'
-    )
+    )]  # fmt: skip
     groups = {}
     for search in searches:
         groups.setdefault(_group(search), []).append(search)
     for group in groups.values():
-        yield _group_heading(group[0])
-        yield _group_table(group, folder)
+        blocks += [Text(_group_heading(group[0])), _group_table(group, folder)]
+    return blocks
 
 
 def _group(search: Search) -> tuple:
     record = search.record
     candidates = tuple((trial['lr'], trial['batch_size']) for trial in record['trials'])
-    return (
-        search.region, search.class_set, record['protocol'], record['metric'], record['epochs'],
-        candidates,
-    )  # fmt: skip
+    return search.levels, record['protocol'], record['metric'], record['epochs'], candidates
 
 
 def _group_heading(search: Search) -> str:
@@ -111,21 +143,23 @@ def _group_heading(search: Search) -> str:
     better = 'higher' if record['higher_is_better'] else 'lower'
     protocol = PROTOCOLS.get(record['protocol'], '')
     batches = {trial['batch_size'] for trial in record['trials']}
-    batch = f', batch {plain(*batches)}' if len(batches) == 1 else ''
+    place = [literal(level) for level in search.levels]
+    place += [f'batch {plain(*batches)}'] if len(batches) == 1 else []
+    where = f'**{", ".join(place)}.** ' if place else ''
     return (
-        f'**{search.region}, classes: {search.class_set}{batch}.** Metric: '
-        f'{search.metric} ({better} is better). Protocol: {record["protocol"]} ({protocol}), '
-        f'{plain(record["epochs"])} epochs.'
+        f'{where}Metric: {literal(search.metric)} ({better} is better). Protocol: '
+        f'{literal(record["protocol"])} ({protocol}), {plain(record["epochs"])} epochs.'
     )
 
 
-def _group_table(group: list[Search], folder: str) -> str:
+def _group_table(group: list[Search], folder: str) -> Table:
     trials = group[0].record['trials']
     with_batch = batches_differ(group[0].record)
-    one_seed = len({search.seed for search in group}) == 1
+    one_seed = len({(search.seed, search.fold) for search in group}) == 1
     lines = []
     for search in group:
-        title = search.title if one_seed else f'{search.title} (seed {search.seed})'
+        more = search.place.split(', ')[len(search.levels) :]
+        title = search.title if one_seed else f'{search.title} ({", ".join(more)})'
         judged = [judged_at(trial) for trial in search.record['trials']]
         uneven = len({epochs for epochs, _ in judged}) > 1
         cells = []
@@ -133,7 +167,7 @@ def _group_table(group: list[Search], folder: str) -> str:
             text = search.show(value) if is_known(value) else 'diverged'
             text = f'**{text}**' if trial['chosen'] else text
             cells.append(f'{text} ({plain(epochs)})' if uneven and epochs is not None else text)
-        curves = f'[curves]({folder}/{search.picture})'
-        lines.append([title, *cells, plain(search.record['total_epochs']), curves])
+        curves = Link('curves', f'{folder}/{search.picture}')
+        lines.append([literal(title), *cells, plain(search.record['total_epochs']), curves])
     header = [candidate(trial, with_batch) for trial in trials]
-    return table(['stage \\ learning rate', *header, 'epochs spent', ''], lines)
+    return table(['stage \\\\ learning rate', *header, 'epochs spent', ''], lines)

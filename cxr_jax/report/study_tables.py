@@ -1,272 +1,285 @@
-"""The results of a study in Markdown tables: accuracy, classes, attention, comparisons, plan.
+"""The tables of a study: headline, names, attention, comparisons, plan, runs.
 
 A missing number is '-', and its reason stands below the table.
 """
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import quote
+from collections.abc import Collection, Sequence
 
-from cxr_jax.report.findings import REGIONS
-from cxr_jax.report.formats import NOT_AVAILABLE, duration, interval, is_known, percent, plain
-from cxr_jax.report.page import table
+from cxr_jax.report.attention import INSIDE
+from cxr_jax.report.blocks import Block, Cell, Link, Table, Text, literal, table
+from cxr_jax.report.formats import (
+    NOT_AVAILABLE,
+    difference,
+    difference_interval,
+    disk,
+    duration,
+    interval,
+    is_known,
+    number,
+    p_value,
+    percent,
+    plain,
+    remarks,
+    two_cells,
+)
+from cxr_jax.report.measures import Measure, headline_of
+from cxr_jax.report.study_grid import (
+    Page,
+    axis_of,
+    level_heading,
+    measure,
+    other_axes,
+    titles_of,
+)
 
 MISSING = '-'
-KINDS = ('baseline', 'single', 'pair', 'triple', 'longer')
-# What to measure attention inside of -> its figures in the means, the title of its table.
-INSIDE = {
-    'attention': ('ail', 'lung_area', 'AIL', 'lung area'),
-    'boxes': ('box_attention', 'box_area', 'inside boxes', 'box area'),
-}
-PLAN = {
-    'curricula': 'curricula',
-    'runs': 'runs (curriculum × region × class set × seed)',
-    'stages': 'stages of all runs together',
-    'distinct': 'distinct stages',
-    'shared': 'trainings saved by sharing',
-    'trained': 'trained by this study',
-    'found': 'found finished in the store',
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One curriculum of a class set in every region."""
-
-    name: str
-    title: str
-    kind: str
-    labels: dict[str, str]  # region -> order label
-    means: dict[str, dict]  # region -> its entry of study['means']
-
-    def figure(self, region: str, *path: str | int) -> dict:
-        """The figure at `path` of the means; one without a value if there is none."""
-        found, reason = self.means.get(region), 'no finished run'
-        for key in path:
-            found, reason = (found[key], 'not measured') if found else (None, reason)
-        nothing = {'value': None, 'low': None, 'high': None, 'reason': reason}
-        return found or nothing | {'per_seed': [], 'sd': None}
-
-    def seeds(self, region: str) -> list[int]:
-        return self.means.get(region, {}).get('seeds', [])
-
-
-def class_sets(study: dict) -> list[str]:
-    """The class sets that runs were trained on, in order."""
-    return list(dict.fromkeys(run['class_set'] for run in study['curricula']))
-
-
-def rows_of(study: dict, class_set: str) -> list[Row]:
-    """Curricula of a class set, baselines first, then by the number of tasks."""
-    runs = [run for run in study['curricula'] if run['class_set'] == class_set]
-    means = [mean for mean in study['means'] if mean['class_set'] == class_set]
-    rows = []
-    for name in dict.fromkeys(run['name'] for run in runs):
-        mine = [run for run in runs if run['name'] == name]
-        rows.append(Row(
-            name=name,
-            title=title_of(mine[0]),
-            kind=mine[0]['kind'],
-            labels={run['region']: run['label'] for run in reversed(mine)},
-            means={mean['region']: mean for mean in means if mean['name'] == name},
-        ))  # fmt: skip
-    return sorted(rows, key=lambda row: KINDS.index(row.kind))
-
-
-def title_of(run: dict) -> str:
-    """'moco → swav'; the name of a baseline."""
-    return run['name'] if run['kind'] == 'baseline' else ' → '.join(run['tasks'])
-
-
-def tests_of(study: dict, class_set: str) -> list[dict]:
-    """What was found on the test images, of each run of a class set that has it."""
-    runs = [run for run in study['curricula'] if run['class_set'] == class_set]
-    return [run['test'] for run in runs if run['test']]
-
-
-def show(text: str) -> str:
+def dash(text: str) -> str:
     return MISSING if text == NOT_AVAILABLE else text
 
 
-def points(x: float | None) -> str:
-    """A difference of fractions in percentage points: 0.0123 -> '+1.2'."""
-    return f'{100 * x:+.1f}' if is_known(x) else MISSING
+def dashes(texts: Sequence[str]) -> list[str]:
+    return [dash(text) for text in texts]
 
 
-def point_interval(figure: dict) -> str:
-    low, high = figure['low'], figure['high']
-    return f'{points(low)} to {points(high)}' if is_known(low) and is_known(high) else MISSING
+def points(unit: str) -> str:
+    """What stands behind the title of a difference: ' (points)' of percentages."""
+    return ' (points)' if unit == 'percent' else ''
 
 
-def p_value(x: float | None) -> str:
-    if not is_known(x):
-        return MISSING
-    return '< 0.001' if x < 0.001 else f'{x:.3f}'
+def grid_table(study: dict, page: Page) -> Table:
+    """The headline of every row in every column; for a console with intervals."""
+    shown, name = measure(study, study['headline'], page), study['headline']
+    figures = {
+        row.level: [row.figure(column, 'figures', name) for column in page.columns]
+        for row in page.rows
+    }
+    header = [
+        literal(axis_of(study, 'rows')),
+        *(literal(column) or shown.title for column in page.columns),
+    ]
 
+    def cell(figure: dict, with_interval: bool) -> str:
+        value, bounds = dashes(two_cells(figure, shown.unit))
+        return f'{value} ({bounds})' if with_interval and value != MISSING else value
 
-def remarks(figures: Iterable[tuple[str, dict]]) -> list[str]:
-    """Why figures are missing or restricted, each reason once with all it concerns."""
-    by_reason = {}
-    for title, figure in figures:
-        if figure['reason']:
-            by_reason.setdefault(figure['reason'], []).append(title)
-    lines = [f'- {_listed(titles)}: {reason}.' for reason, titles in by_reason.items()]
-    return ['\n'.join(lines)] if lines else []
+    def rows(with_interval: bool) -> list[list[str]]:
+        return [
+            [literal(row.title), *(cell(each, with_interval) for each in figures[row.level])]
+            for row in page.rows
+        ]
 
-
-def _listed(titles: Sequence[str], most: int = 6) -> str:
-    titles = list(dict.fromkeys(titles))
-    more = f' and {len(titles) - most} more' if len(titles) > most else ''
-    return ', '.join(titles[:most]) + more
-
-
-def summary_table(study: dict, class_set: str) -> str:
-    """Balanced accuracy of every curriculum in every region, side by side (Table 4.14)."""
-    regions = study['regions']
+    chance = []
+    if shown.chance is not None:
+        chance = [['chance', *[number(shown.chance, shown.unit)] * len(page.columns)]]
+    short_title = f'{shown.title} (95 % interval)'
+    if page.title:
+        short_title += f', {page.title}'
     return table(
-        ['curriculum', *regions],
-        [
-            [row.title, *(
-                show(percent(row.figure(region, 'balanced_accuracy')['value']))
-                for region in regions
-            )]
-            for row in rows_of(study, class_set)
-        ],
+        header, rows(with_interval=False),
+        short=table(header, rows(with_interval=True) + chance, title=short_title),
     )  # fmt: skip
 
 
-def accuracy_table(study: dict, class_set: str, region: str) -> list[str]:
-    """Balanced accuracy with its interval, spread and order label (Tables 4.8 to 4.13)."""
-    header = ['curriculum', 'kind', 'order', 'balanced accuracy', '95 % interval',
-              'SD of seeds (points)', 'seeds']  # fmt: skip
+def headline_table(study: dict, page: Page, column: str) -> list[Block]:
+    """The headline with its interval, the spread of the seeds, kind and order label."""
+    shown = measure(study, study['headline'], page)
+    kinds, labels = any(r.kind for r in page.rows), any(r.labels.get(column) for r in page.rows)
+    header = [
+        literal(axis_of(study, 'rows')), *(['kind'] if kinds else []),
+        *(['order'] if labels else []), shown.title, '95 % interval',
+        f'SD of seeds{points(shown.unit)}', 'seeds',
+    ]  # fmt: skip
     lines, figures = [], []
-    for row in rows_of(study, class_set):
-        figure = row.figure(region, 'balanced_accuracy')
-        figures.append((row.title, figure))
-        sd = figure['sd']
+    for row in page.rows:
+        figure = row.figure(column, 'figures', study['headline'])
+        figures.append((literal(row.title), figure))
         lines.append([
-            row.title,
-            row.kind,
-            row.labels.get(region) or MISSING,
-            show(percent(figure['value'])),
-            show(interval(figure)),
-            f'{100 * sd:.1f}' if is_known(sd) else MISSING,
-            plain(len(row.seeds(region))),
+            literal(row.title),
+            *([literal(row.kind) or MISSING] if kinds else []),
+            *([literal(row.labels.get(column) or MISSING)] if labels else []),
+            *dashes(two_cells(figure, shown.unit)),
+            _spread(figure['sd'], shown),
+            plain(len(row.seeds(column))),
         ])  # fmt: skip
-    return [_heading(region), table(header, lines), *remarks(figures)]
+    return [*_heading(study, column), table(header, lines, remarks=remarks(figures))]
 
 
-def class_table(study: dict, class_set: str, region: str) -> list[str]:
-    """Accuracy of every class with its interval (Tables 4.5 to 4.7)."""
-    tests = tests_of(study, class_set)
-    classes = [row['name'] for row in tests[0]['per_class']] if tests else []
+def _spread(sd: float | None, shown: Measure) -> str:
+    if not is_known(sd):
+        return MISSING
+    return f'{100 * sd:.1f}' if shown.unit == 'percent' else f'{sd:.3f}'
+
+
+def names_table(study: dict, page: Page, column: str) -> list[Block]:
+    """The first measure of every class or finding with its interval."""
+    if not page.names:
+        return []
+    name = first_of_names(page)
+    shown = measure(study, name)
     lines, figures = [], []
-    for row in rows_of(study, class_set):
-        mine = [row.figure(region, 'class_accuracy', c) for c in range(len(classes))]
-        figures += [(f'{row.title}, {name}', f) for name, f in zip(classes, mine, strict=True)]
-        cells = [f'{show(percent(f["value"]))} ({show(interval(f))})' for f in mine]
-        lines.append([row.title, *cells])
-    header = [f'{name} (95 % interval)' for name in classes]
-    return [_heading(region), table(['curriculum', *header], lines), *remarks(figures)]
+    for row in page.rows:
+        mine = [row.figure(column, 'per_name', k, 'figures', name) for k in range(len(page.names))]
+        figures += [
+            (f'{literal(row.title)}, {literal(own)}', figure)
+            for own, figure in zip(page.names, mine, strict=True)
+        ]
+        cells = [dashes(two_cells(figure, shown.unit)) for figure in mine]
+        lines.append([literal(row.title), *(f'{value} ({bounds})' for value, bounds in cells)])
+    header = [f'{literal(own)} (95 % interval)' for own in page.names]
+    header.insert(0, literal(axis_of(study, 'rows')))
+    return [*_heading(study, column), table(header, lines, remarks=remarks(figures))]
 
 
-def attention_table(study: dict, class_set: str, region: str, part: str) -> list[str]:
-    """AIL beside the lung-area fraction (Table 4.15), or the same of the lesion boxes."""
-    share, area, title, area_title = INSIDE[part]
-    header = ['curriculum', 'images', title, '95 % interval', area_title,
-              f'{title} − {area_title} (points)', '95 % interval']  # fmt: skip
+def first_of_names(page: Page) -> str:
+    """The measure of single names that is shown."""
+    mean = next(mean for row in page.rows for mean in row.means.values())
+    return next(iter(mean['per_name'][0]['figures']))
+
+
+def attention_table(study: dict, page: Page, column: str, part: str) -> list[Block]:
+    """AIL beside the lung-area fraction, or the same of the lesion boxes."""
+    inside = INSIDE[part]
+    header = [literal(axis_of(study, 'rows')), 'images', inside.title, '95 % interval',
+              inside.area_title, f'{inside.title} − {inside.area_title} (points)',
+              '95 % interval']  # fmt: skip
     lines, figures = [], []
-    for row in rows_of(study, class_set):
-        inside, outline, excess = (row.figure(region, part, key) for key in (share, area, 'excess'))
-        figures.append((row.title, inside))
+    for row in page.rows:
+        share, area, excess = (
+            row.figure(column, part, key) for key in (inside.share, inside.area, 'excess')
+        )
+        figures.append((literal(row.title), share))
         lines.append([
-            row.title,
-            plain(((row.means.get(region) or {}).get(part) or {}).get('images', 0)),
-            show(percent(inside['value'])),
-            show(interval(inside)),
-            show(percent(outline['value'])),
-            points(excess['value']),
-            point_interval(excess),
+            literal(row.title),
+            plain(row.images(column, part)),
+            *dashes(two_cells(share)),
+            dash(percent(area['value'])),
+            dash(difference(excess['value'])),
+            dash(difference_interval(excess)),
         ])  # fmt: skip
-    return [_heading(region), table(header, lines), *remarks(figures)]
+    return [*_heading(study, column), table(header, lines, remarks=remarks(figures))]
 
 
 def has_attention(study: dict, part: str) -> bool:
     return any((mean[part] or {}).get('images') for mean in study['means'])
 
 
-def comparison_blocks(study: dict) -> Iterator[str]:
-    """The paired tests, one table a region, with the number of comparisons."""
+def _heading(study: dict, column: str) -> list[Block]:
+    heading = level_heading(axis_of(study, 'columns'), column)
+    return [Text(f'{heading}.')] if heading else []
+
+
+def comparison_blocks(study: dict) -> list[Block]:
+    """The paired tests, one table a family, with the number of comparisons."""
     found = study['comparisons']
     if not found or not found['comparisons']:
-        yield 'There is nothing to compare: no curriculum has a reference in its region.'
-        return
-    titles = {run['name']: title_of(run) for run in study['curricula']}
-    yield (
-        f'Statistic: {found["statistic"]}, first minus second model, on the same test images; '
-        f'{plain(found["resamples"])} bootstrap resamples of patients. p-value: '
-        f'{found["p_value"]}. They tell whether these trained models differ on other patients; '
-        'whether models trained from other seeds would, the SD of seeds tells.'
-    )
-    header = ['curriculum', 'against', 'classes', 'difference (points)', '95 % interval', 'p',
-              'p (Holm)', 'seeds']  # fmt: skip
-    for family in found['families']:
-        mine = [row for row in found['comparisons'] if row['region'] == family['region']]
-        lines = [
-            [
-                titles[row['name']],
-                _reference(row, titles),
-                row['class_set'],
-                points(row['difference']['value']),
-                point_interval(row['difference']),
-                p_value(row['p']),
-                p_value(row['p_holm']),
-                plain(len(row['seeds'])),
-            ]
-            for row in mine
-        ]
-        number = plain(family['comparisons'])
-        yield f"{_heading(family['region'])} Holm's correction over {number} comparisons."
-        yield table(header, lines)
-        yield from remarks(
-            (f'{titles[row["name"]]} against {_reference(row, titles)}', row['difference'])
-            for row in mine
+        return [Text('There is nothing to compare: no row has a reference.')]
+    over = literal(found['over'])
+    blocks = [Text(
+        f'Statistic: {literal(found["statistic"])}, first minus second model, on the same test '
+        f'images; {plain(found["resamples"])} bootstrap resamples of {over}. p-value: '
+        f'{literal(found["p_value"])}.'
+        + (
+            ' They tell whether these trained models differ on other patients; whether models '
+            'trained from other seeds would, the SD of seeds tells.'
+            if 'seeds' not in over
+            else ''
         )
+    )]  # fmt: skip
+    for family in found['families']:
+        fixed = family['levels']
+        mine = [c for c in found['comparisons'] if fixed.items() <= c['levels'].items()]
+        heading = ', '.join(level_heading(axis, level) for axis, level in fixed.items())
+        total = f"Holm's correction over {plain(family['comparisons'])} comparisons."
+        blocks += [
+            Text(f'{heading}. {total}' if heading else total),
+            _comparisons(study, mine, [axis for axis in study['axes'] if axis not in fixed]),
+        ]
+    return blocks
 
 
-def _reference(row: dict, titles: dict[str, str]) -> str:
-    title = titles[row['reference']]
-    return title if row['role'] == row['reference'] else f'{title} ({row["role"]})'
+def _comparisons(study: dict, rows: list[dict], axes: list[str]) -> Table:
+    """`axes`: those whose levels the family's comparisons do not have in common."""
+    found, titles = study['comparisons'], compared_titles(study)
+    unit = study['measures'][found['measure']]['unit']
+    others = [axis for axis in axes if axis != found['axis']]
+    pairs = [(titles[row['first']], second_title(row, titles)) for row in rows]
+    lines = [
+        [
+            first,
+            second,
+            *(literal(row['levels'][axis]) for axis in others),
+            dash(difference(row['difference']['value'], unit)),
+            dash(difference_interval(row['difference'], unit)),
+            dash(p_value(row['p'])),
+            dash(p_value(row['p_holm'])),
+            plain(len(row['seeds'])),
+        ]
+        for row, (first, second) in zip(rows, pairs, strict=True)
+    ]
+    return table(
+        [literal(found['axis']), 'against', *map(literal, others), f'difference{points(unit)}',
+         '95 % interval', 'p', 'p (Holm)', 'seeds'],
+        lines,
+        remarks=remarks(
+            (f'{first} against {second}', row['difference'])
+            for row, (first, second) in zip(rows, pairs, strict=True)
+        ),
+    )  # fmt: skip
 
 
-def plan_table(plan: dict) -> str:
+def compared_titles(study: dict) -> dict[str, str]:
+    """Level of the compared axis -> its title, as marked text."""
+    axis = study['comparisons']['axis']
+    if axis == axis_of(study, 'rows'):
+        return titles_of(study)
+    return {level: literal(level) for level in study['axes'][axis]}
+
+
+def second_title(row: dict, titles: dict[str, str]) -> str:
+    """Of a comparison's reference, with its role if that is not its own name."""
+    title = titles[row['second']]
+    return title if row['role'] in ('', row['second']) else f'{title} ({literal(row["role"])})'
+
+
+def plan_table(study: dict) -> Table:
     """Stages planned, shared, trained and found."""
-    lines = [[text, show(plain(plan.get(key)))] for key, text in PLAN.items()]
-    for key, text in (('estimated_seconds', 'estimated time'), ('seconds', 'time taken')):
+    plan, lines = study['plan'], []
+    what = {
+        'runs': f'runs ({" × ".join(map(literal, [*study["axes"], "seed"]))})',
+        'stages': 'stages of all runs together',
+        'distinct': 'distinct stages',
+        'shared': 'trainings saved by sharing',
+        'trained': 'trained by this study',
+        'found': 'found finished in the store',
+    }
+    lines = [[text, dash(plain(plan.get(key)))] for key, text in what.items()]
+    for key, text, show in (
+        ('estimated_seconds', 'estimated time', duration), ('seconds', 'time taken', duration),
+        ('bytes', 'disk that the finished stages take', disk),
+    ):  # fmt: skip
         if key in plan:
-            lines.append([text, show(duration(plan[key]))])
+            lines.append([text, dash(show(plan[key]))])
     return table(['the plan', ''], lines)
 
 
-def runs_table(study: dict, galleries: Iterable[str]) -> str:
+def runs_table(study: dict, galleries: Collection[str]) -> Table:
     """Every run with links to its report, and to its gallery if listed (by its directory)."""
-    header = ['run', 'region', 'classes', 'seed', 'balanced accuracy', '95 % interval',
+    shown, others = measure(study, study['headline']), other_axes(study)
+    header = ['run', *map(literal, others), 'seed', shown.title, '95 % interval',
               'stages trained', 'report', 'gallery']  # fmt: skip
-    galleries, lines = set(galleries), []
-    for run in study['curricula']:
-        folder = run['directory']
-        figure = run['test']['balanced_accuracy'] if run['test'] else None
-        trained = sum(not stage['reused'] for stage in run['stages'])
+    lines: list[list[Cell]] = []
+    for cell in study['cells']:
+        folder, figures = cell['directory'], [MISSING, MISSING]
+        if cell['test']:
+            own, figure = headline_of(cell['test'])
+            figures = dashes([number(figure['value'], own.unit), interval(figure, own.unit)])
+        trained = sum(not stage['reused'] for stage in cell['stages'])
         lines.append([
-            title_of(run), run['region'], run['class_set'], str(run['seed']),
-            show(percent(figure['value'])) if figure else MISSING,
-            show(interval(figure)) if figure else MISSING,
-            f'{trained} of {len(run["stages"])}',
-            f'[report]({quote(folder)}/results.md)',
-            f'[gallery]({quote(folder)}/gallery.png)' if folder in galleries else MISSING,
+            literal(cell['title']), *(literal(cell['levels'][axis]) for axis in others),
+            str(cell['seed']), *figures, f'{trained} of {len(cell["stages"])}',
+            Link('report', f'{folder}/results.md'),
+            Link('gallery', f'{folder}/gallery.png') if folder in galleries else MISSING,
         ])  # fmt: skip
     return table(header, lines)
-
-
-def _heading(region: str) -> str:
-    return f'**{region}** ({REGIONS.get(region, region)}).'

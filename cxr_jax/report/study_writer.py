@@ -1,99 +1,96 @@
-"""Writes study.json, study.md and the pictures of a study, each file atomically."""
+"""Writes study.json, study.md and the pictures of a study."""
 
-import json
 import os
 import pathlib
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from cxr_jax.report.figures.study_plots import bars_picture, search_picture
-from cxr_jax.report.study_page import FOLDER, picture_name, render_study
+from cxr_jax.report.attention import INSIDE
+from cxr_jax.report.blocks import literal, plain_text
+from cxr_jax.report.figures.study_plots import Bars, bars_picture, search_picture
+from cxr_jax.report.files import check_keys, write_page, write_pictures
+from cxr_jax.report.markdown import to_markdown
+from cxr_jax.report.measures import Measure
+from cxr_jax.report.study_grid import Page, measure, pages_of
+from cxr_jax.report.study_page import FOLDER, HEADLINE, picture_name, study_page
 from cxr_jax.report.study_searches import searches_of
-from cxr_jax.report.study_tables import INSIDE, class_sets, has_attention, rows_of, tests_of
-from cxr_jax.report.writer import json_ready, save_figure
-from cxr_jax.store.files import write_atomically, write_text
+from cxr_jax.report.study_tables import has_attention
+from cxr_jax.report.writer import DATA_KEYS
 
 _KEYS = {
-    'study': 'name command banner classes data regions seeds curricula plan comparisons means',
-    'run': 'name tasks kind label region seed class_set directory test attention stages searches',
+    'a study': 'name command banner data axes layout seeds folds measures headline cells means '
+    'plan comparisons',
+    'a cell': 'levels title kind label seed directory region stages test attention boxes',
+    'a mean': 'levels title kind label seeds images patients figures per_name attention boxes',
 }
 
 
 def write_study(directory: str | os.PathLike, study: dict) -> list[pathlib.Path]:
     """Writes the report of a study into `directory` and returns the files' paths.
 
-    study: {'name', 'command', 'banner' ('' or a caution): str, 'classes': list, 'data': as in
-    results.json, 'regions', 'seeds': lists, 'curricula': list of runs {'name', 'tasks', 'kind',
-    'label', 'region', 'seed', 'class_set', 'directory' (relative to this one), 'test',
-    'attention', 'stages': as in results.json, 'searches': list of search.json}, 'plan': the keys
-    of study_tables.PLAN and 'estimated_seconds', 'seconds', all optional, 'comparisons': what
-    comparison.compare_all returns or None, 'means': what seed_means.summarise returns}.
-    Pictures lie in `directory`/plots, of which older ones are removed. study.json is written
-    last. Raises ValueError if a key is missing.
+    study: the dict described in study_page.py. Pictures lie in `directory`/plots, of which older
+    ones are removed. study.json is written last. Raises ValueError if a key is missing.
     """
-    _check_keys(study)
+    check_keys('a study', study, _KEYS['a study'])
+    check_keys('the data', study['data'], DATA_KEYS)
+    for cell in study['cells']:
+        check_keys('a cell', cell, _KEYS['a cell'])
+    for mean in study['means']:
+        check_keys('a mean', mean, _KEYS['a mean'])
     directory = pathlib.Path(directory)
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(study)
-    for path in folder.glob('*.png'):
-        if path.name not in pictures:
-            path.unlink()
-    for name, draw in pictures.items():
-        figure: Figure = draw()
-        write_atomically(folder / name, lambda path, figure=figure: save_figure(figure, path))
-    runs = {run['directory'] for run in study['curricula']}
-    galleries = [run for run in runs if (directory / run / 'gallery.png').is_file()]
-    write_text(directory / 'study.md', render_study(study, pictures, galleries))
-    text = json.dumps(json_ready(study), indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(directory / 'study.json', text + '\n')
-    return [*(folder / name for name in pictures), directory / 'study.md', directory / 'study.json']
+    paths = write_pictures(folder, pictures, older=[path.name for path in folder.glob('*.png')])
+    runs = {cell['directory'] for cell in study['cells']}
+    galleries = {run for run in runs if (directory / run / 'gallery.png').is_file()}
+    page = to_markdown(literal(study['name']), study_page(study, pictures, galleries))
+    return [*paths, *write_page(directory, 'study', page, study)]
 
 
-def _check_keys(study: dict) -> None:
-    parts = [('study', study), *(('run', run) for run in study.get('curricula', []))]
-    for kind, part in parts:
-        missing = [key for key in _KEYS[kind].split() if key not in part]
-        if missing:
-            raise ValueError(f'a {kind} to be reported lacks {", ".join(missing)}')
-
-
-def _pictures(study: dict) -> dict:
+def _pictures(study: dict) -> dict[str, Callable[[], Figure]]:
     """Name of each picture -> a function that draws it."""
     found = {}
-    for class_set in class_sets(study):
-        found[picture_name('accuracy', class_set)] = lambda c=class_set: _accuracy(study, c)
+    for page in pages_of(study):
+        found[picture_name(HEADLINE, page)] = lambda p=page: bars_picture(_headline(study, p))
         for part in INSIDE:
             if has_attention(study, part):
-                name = picture_name(part, class_set)
-                found[name] = lambda c=class_set, p=part: _inside(study, c, p)
+                name = picture_name(part, page)
+                found[name] = lambda p=page, part=part: bars_picture(_inside(p, part))
     for search in searches_of(study):
         found[search.picture] = lambda search=search: search_picture(search)
     return found
 
 
-def _accuracy(study: dict, class_set: str) -> Figure:
-    rows, regions, tests = rows_of(study, class_set), study['regions'], tests_of(study, class_set)
-    return bars_picture(
-        rows,
-        regions,
-        {(row.name, r): row.figure(r, 'balanced_accuracy') for row in rows for r in regions},
-        label=f'balanced accuracy on the test images (percent; classes: {class_set})',
-        line=tests[0]['chance']['balanced_accuracy'] if tests else None,
-        line_label='chance',
+def _headline(study: dict, page: Page) -> Bars:
+    shown = measure(study, study['headline'], page)
+    where = ' (percent)' if shown.unit == 'percent' else ''
+    return Bars(
+        page,
+        {key: row.figure(key[1], 'figures', study['headline']) for key, row in _places(page)},
+        shown,
+        label=f'{shown.title} on the test images{where}{_of(page)}',
     )
 
 
-def _inside(study: dict, class_set: str, part: str) -> Figure:
-    rows, regions = rows_of(study, class_set), study['regions']
-    share, area, title, area_title = INSIDE[part]
-    places = [(row, region) for row in rows for region in regions]
-    return bars_picture(
-        rows,
-        regions,
-        {(row.name, region): row.figure(region, part, share) for row, region in places},
-        label=f'{title}: share of the activation (percent; classes: {class_set})',
-        marks={(row.name, region): row.figure(region, part, area)['value']
-               for row, region in places},
-        mark_label=f'{area_title} (a map without preference)',
-    )  # fmt: skip
+def _inside(page: Page, part: str) -> Bars:
+    inside = INSIDE[part]
+    return Bars(
+        page,
+        {key: row.figure(key[1], part, inside.share) for key, row in _places(page)},
+        Measure(inside.title, 'percent', True),
+        label=f'{inside.title}: share of the activation (percent){_of(page)}',
+        marks={
+            key: row.figure(key[1], part, inside.area)['value'] for key, row in _places(page)
+        },
+        mark_label=f'{inside.area_title} (a map without preference)',
+    )
+
+
+def _places(page: Page):
+    return [((row.level, column), row) for row in page.rows for column in page.columns]
+
+
+def _of(page: Page) -> str:
+    return f'; {plain_text(page.title)}' if page.title else ''

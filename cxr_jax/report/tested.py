@@ -1,10 +1,13 @@
 """The figures of the test images: headline, every measure, every class or finding, calibration."""
 
+from typing import NamedTuple
+
 from cxr_jax.report.attention import inside_rows
 from cxr_jax.report.blocks import Block, Table, Text, literal, table
 from cxr_jax.report.formats import (
+    NOT_AVAILABLE,
     confidence,
-    in_a_sentence,
+    decimal,
     number,
     percent,
     plain,
@@ -36,7 +39,7 @@ def _lead(results: dict) -> str:
         chance = f'; chance is {number(measure.chance, measure.unit)}'
     return (
         f'On {plain(test["images"])} test images of {plain(test["patients"])} patients the '
-        f'{in_a_sentence(measure.title)} is **{value}** ({confidence(test)} interval {bounds})'
+        f'{measure.title} is **{value}** ({confidence(test)} interval {bounds})'
         f'{chance}.{_out_of_fold(results)}'
     )
 
@@ -57,7 +60,7 @@ def figures_table(results: dict) -> Table:
     rows, figures = [], []
     for name, found in test['figures'].items():
         measure = measure_of(test, name)
-        figures.append((in_a_sentence(measure.title), found['figure']))
+        figures.append((measure.title, found['figure']))
         rows.append([
             measure.title, *two_cells(found['figure'], measure.unit),
             '-' if measure.chance is None else number(measure.chance, measure.unit),
@@ -79,36 +82,68 @@ def _dropped(test: dict) -> list[Text]:
     )]  # fmt: skip
 
 
+class _Column(NamedTuple):
+    """Of the table by name."""
+
+    title: str
+    cells: list[str]
+    on_page: bool = True
+    on_console: bool = True
+
+
 def names_table(results: dict) -> Table:
     """Every class or finding; for a console the interval of its first measure only, and AIL."""
-    test, attention = results['test'], results['attention']
+    test = results['test']
     what = 'class' if test['exclusive'] else 'finding'
-    header, short_header = [what, 'images', 'patients'], [what, 'images']
-    rows = [
-        [literal(row['name']), plain(row['images']), plain(row['patients'])]
+    columns = _counts(test) + _measured(test)
+    attention = results['attention']
+    if attention and attention['images']:
+        shares = [percent(row['ail']['value']) for row in attention['per_name']]
+        columns.append(_Column('AIL', shares, on_page=False))
+    figures = [
+        (f'{measure_of(test, name).title} of {literal(row["name"])}', row['figures'][name])
+        for name in test['name_measures']
         for row in test['per_name']
     ]
-    short = [row[:2] for row in rows]
-    figures = []
-    for i, name in enumerate(test['per_name'][0]['figures'] if rows else ()):
+    names = [literal(name) for name in test['names']]
+
+    def shown(columns: list[_Column], **more) -> Table:
+        lines = zip(names, *(column.cells for column in columns), strict=True)
+        return table([what, *(column.title for column in columns)], list(lines), **more)
+
+    return shown(
+        [column for column in columns if column.on_page],
+        title=f'By {what}',
+        remarks=remarks(figures),
+        short=shown([column for column in columns if column.on_console]),
+    )
+
+
+def _counts(test: dict) -> list[_Column]:
+    """Images and patients; of findings also in how many images they are known to be or not."""
+    keys = {'images': True, 'known': True, 'patients': False}
+    if test['exclusive']:
+        del keys['known']
+    return [
+        _Column(key, [plain(row[key]) for row in test['per_name']], on_console=on_console)
+        for key, on_console in keys.items()
+    ]
+
+
+def _measured(test: dict) -> list[_Column]:
+    """Value, interval and, where the names differ in it, chance of every measure by name."""
+    columns = []
+    for i, name in enumerate(test['name_measures']):
         measure = measure_of(test, name)
-        title = in_a_sentence(measure.title)
-        bounds = f'{confidence(test)} interval'
-        header += [title, bounds]
-        short_header += [title] if i else [title, bounds]
-        for row, brief, found in zip(rows, short, test['per_name'], strict=True):
-            cells = two_cells(found['figures'][name], measure.unit)
-            row += cells
-            brief += cells[:1] if i else cells
-            figures.append((f'{title} of {row[0]}', found['figures'][name]))
-    if attention and attention['images']:
-        short_header.append('AIL')
-        for brief, found in zip(short, attention['per_name'], strict=True):
-            brief.append(percent(found['ail']['value']))
-    return table(
-        header, rows, title=f'By {what}', remarks=remarks(figures),
-        short=table(short_header, short),
-    )  # fmt: skip
+        cells = [two_cells(row['figures'][name], measure.unit) for row in test['per_name']]
+        chances = [number(row['chance'][name], measure.unit) for row in test['per_name']]
+        columns += [
+            _Column(measure.title, [value for value, _ in cells]),
+            _Column(f'{confidence(test)} interval', [x for _, x in cells], on_console=i == 0),
+        ]
+        if len(set(chances) - {NOT_AVAILABLE}) > 1:
+            columns.append(_Column('chance', chances, on_console=False))
+    return columns
 
 
 def _confusion(test: dict) -> list[Table]:
@@ -126,5 +161,29 @@ def _confusion(test: dict) -> list[Table]:
     )]  # fmt: skip
 
 
-def _calibration(test: dict) -> list[Block]:
-    return []
+def _calibration(test: dict) -> list[Table]:
+    """What the scores say beside what is so; of findings all together, then each."""
+    found = test['calibration']
+    if not found['reliability']:
+        return []
+    what = 'highest score' if found['of'] == 'confidence' else 'score'
+    true = 'right' if found['of'] == 'confidence' else 'there'
+    tables = [table(
+        [f'mean {what}', f'share that is {true}', 'number'],
+        [
+            [percent(row['predicted']), percent(row['observed']), plain(row['entries'])]
+            for row in found['reliability']
+        ],
+        title=f'Calibration: the {what} in up to {found["bins"]} groups of equal size',
+    )]  # fmt: skip
+    if found['per_name']:
+        tables.append(table(
+            ['finding', 'number', 'Brier score', 'calibration error'],
+            [
+                [literal(row['name']), plain(row['entries']), decimal(row['brier']),
+                 decimal(row['ece'])]
+                for row in found['per_name']
+            ],
+            title='Calibration of each finding',
+        ))  # fmt: skip
+    return tables

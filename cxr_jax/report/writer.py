@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.figures.gallery import gallery_picture
 from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, roc_picture
+from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.page import PICTURES, run_page, run_title
 

@@ -2,11 +2,14 @@
 
 Protocols: `thesis` trains every candidate of a grid for the search epochs on all data, and the best
 one continues from its own state; `sampled` draws candidates and trains each on a fraction of the
-data with a short schedule of its own, then a full training starts with the winner (the
-deliverable's protocol, 8 % of the data); `halving` (successive halving, Jamieson and Talwalkar
-2016) cuts the candidates to a third again and again, each time at three times the epochs, and the
-survivor continues from its own state. A trial is the stage itself at the candidate's rate, stopped
-early: what continues is what an uninterrupted training at that rate would have been.
+patients with a short schedule of its own, then a full training starts with the winner; `halving`
+(successive halving, Jamieson and Talwalkar 2016) cuts the candidates to a third again and again,
+each time at three times the epochs, and the survivor continues from its own state. A trial is the
+stage itself at the candidate's rate, stopped early: what continues is what an uninterrupted
+training at that rate would have been.
+
+On one accelerator the trials of one batch size train together, in one step for all rates: the
+numbers are those of training them one by one, but for rounding. On CPU one by one is faster.
 """
 
 import dataclasses
@@ -15,32 +18,34 @@ import math
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 
-from cxr_jax.run.together import can_train_together, train_together
-from cxr_jax.run.validation import Programs
 from cxr_jax.runtime import hosts
 from cxr_jax.store.files import write_json
+from cxr_jax.tasks.base import Task
+from cxr_jax.train import state as states
 from cxr_jax.train.log import read_metrics
-from cxr_jax.train.loop import NotFinite, train
-from cxr_jax.train.stage import Stage
+from cxr_jax.train.loop import NotFinite, Training, train
+from cxr_jax.train.stage import SearchSettings, Stage
+from cxr_jax.train.validation import Programs, judged_by
 from data_pipelines.errors import UserError
 
-PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 SEARCH_FILE = 'search.json'
 VALUES_FILE = 'values.json'  # of a trial
+OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
 SURVIVORS = 3  # halving: one in this many goes on
 
 
-def candidate_rates(config, seed: int) -> list[float]:
-    """Rates of a stage's `search` config: an even grid, or draws for the protocol `sampled`."""
-    low, high, count = config.low, config.high, config.count
-    if config.protocol == 'sampled':
+def candidate_rates(search: SearchSettings, seed: int) -> list[float]:
+    """The rates that are tried: an even grid, or draws for the protocol `sampled`."""
+    low, high, count = search.low, search.high, search.count
+    if search.protocol == 'sampled':
         draws = np.random.default_rng(seed).uniform(size=count)
         places = np.sort(draws)
     else:
         places = np.linspace(0, 1, count)
-    rates = low * (high / low) ** places if config.log else low + (high - low) * places
+    rates = low * (high / low) ** places if search.log else low + (high - low) * places
     return [float(f'{rate:.6g}') for rate in rates]
 
 
@@ -66,7 +71,7 @@ class Trial:
 
     @property
     def lr(self) -> float:
-        return self.stage.config.optimizer.lr
+        return self.stage.optimizer.lr
 
 
 def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
@@ -75,13 +80,13 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
     Trials live in `directory`/trials and resume like any training; `directory`/search.json tells
     them all. With `sampled` the winner starts anew, on all data.
     """
-    plan, best_first = stage.search, -1 if stage.task.higher_is_better else 1
+    plan, best_first = stage.search, -1 if judged_by(stage)[1] else 1
     trials = [
-        Trial(each, f'{k:02d}-lr{each.config.optimizer.lr:g}-batch{each.facts.batch_size}')
+        Trial(each, f'{k:02d}-lr{each.optimizer.lr:g}-batch{each.facts.batch_size}')
         for k, each in enumerate(plan.trials)
     ]
     running, history = list(trials), []
-    stops = rungs(plan.protocol, len(trials), plan.epochs)
+    stops = rungs(plan.settings.protocol, len(trials), plan.settings.epochs)
     for number, epochs in enumerate(stops):
         _advance_together(running, directory / 'trials', epochs, programs)
         for trial in running:
@@ -95,12 +100,12 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
                 f'--config.stage.{stage.name}.search.low and .high.'
             )
         history.append({'epochs': epochs, 'trials': [t.name for t in running]})
-        keep = math.ceil(len(running) / SURVIVORS) if plan.protocol == 'halving' else 1
+        keep = math.ceil(len(running) / SURVIVORS) if plan.settings.protocol == 'halving' else 1
         running = ranked[: 1 if number == len(stops) - 1 else keep]
         _announce(stage, epochs, ranked, running)
     winner = running[0]
     hosts.on_first(_record, stage, directory, trials, winner, history)
-    if plan.protocol != 'sampled':
+    if plan.settings.protocol != 'sampled':
         hosts.on_first(_take_over, directory / 'trials' / winner.name, directory)
     return _winning_stage(stage, trials.index(winner))
 
@@ -117,6 +122,14 @@ def _winning_stage(stage: Stage, number: int) -> Stage:
     return dataclasses.replace(stage.search.winners[number], key=stage.key, content=stage.content)
 
 
+def can_train_together(stages: list[Stage], mesh) -> bool:
+    """Whether there is one accelerator, and several stages that differ in their rate alone."""
+    if jax.default_backend() == 'cpu' or mesh.size > 1 or len(stages) < 2:
+        return False
+    alone = type(stages[0].task).between is not Task.between  # its host work is for one state
+    return not alone and len({stage.program_key for stage in stages}) == 1
+
+
 def _advance_together(
     running: list[Trial], directory: pathlib.Path, epochs: int, programs: Programs
 ) -> None:
@@ -131,15 +144,21 @@ def _advance_together(
     stage, own = stages[0], [directory / trial.name for trial in going]
     for path in own:
         path.mkdir(parents=True, exist_ok=True)
-    scratch, until = directory / f'together-{epochs}', epochs * stage.facts.steps_per_epoch
-    value_of = programs.validator(stage)
-    values = train_together(stages, programs.of(stage), own, scratch, until, value_of)
-    if values is None:
+    scratch, value_of = directory / f'together-{epochs}', programs.validator(stage)
+    scratch.mkdir(exist_ok=True)
+
+    def watch(epoch: int, state) -> None:
+        for number, trial in enumerate(going):
+            trial.values[epoch] = value_of(states.unstack(state, number))
+            _write_values(trial, directory / trial.name)
+
+    training = Training(stages, programs.of(stage), own, scratch, (watch,))
+    try:
+        train(training, epochs * stage.facts.steps_per_epoch)
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
         print(f'{stage.name}: too little memory for {len(going)} trials together; one by one.')
-        return
-    for trial, found in zip(going, values, strict=True):
-        trial.values |= found
-        _write_values(trial, directory / trial.name)
     # Last: until then an interrupted search finds everything there.
     shutil.rmtree(scratch)
 
@@ -170,13 +189,14 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
         return
     value_of = programs.validator(trial.stage)
 
-    def watch(state):
+    def watch(epoch: int, state) -> None:
         # Before the state is saved: a trial killed in between values this epoch once more.
-        trial.values[int(state.step) // per_epoch] = value_of(state)
+        trial.values[epoch] = value_of(state)
         _write_values(trial, directory)
 
+    training = Training([trial.stage], programs.of(trial.stage), [directory], monitors=(watch,))
     try:
-        train(trial.stage, programs.of(trial.stage), directory, epochs * per_epoch, watch=watch)
+        train(training, epochs * per_epoch)
     except NotFinite:
         trial.values[epochs] = math.nan
         _write_values(trial, directory)
@@ -205,7 +225,7 @@ def _plain(value: float) -> float | None:
 def _announce(stage: Stage, epochs: int, ranked: list[Trial], running: list[Trial]) -> None:
     told = ', '.join(f'{t.lr:g}: {t.values.get(epochs, math.nan):.4g}' for t in ranked)
     kept = ', '.join(f'{t.lr:g}' for t in running)
-    head = f'{stage.name}: {stage.task.judged_by} of each rate after {epochs} epochs'
+    head = f'{stage.name}: {judged_by(stage)[0]} of each rate after {epochs} epochs'
     print(f'{head}: {told}; {kept} goes on', flush=True)
 
 
@@ -227,12 +247,13 @@ def _record(stage, directory, trials: list[Trial], winner: Trial, history: list[
             'rungs': [rung['epochs'] for rung in history if trial.name in rung['trials']],
             'chosen': trial is winner,
         })  # fmt: skip
+    metric, higher_is_better = judged_by(stage)
     write_json(directory / SEARCH_FILE, {
         'task': stage.name,
-        'protocol': stage.search.protocol,
-        'metric': stage.task.judged_by,
-        'higher_is_better': stage.task.higher_is_better,
-        'epochs': stage.search.epochs,
+        'protocol': stage.search.settings.protocol,
+        'metric': metric,
+        'higher_is_better': higher_is_better,
+        'epochs': stage.search.settings.epochs,
         'trials': rows,
         # Not above what a trial that diverged had reached.
         'total_epochs': sum(len(row['losses']) for row in rows),

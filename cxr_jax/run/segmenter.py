@@ -1,106 +1,159 @@
-"""A lung segmenter: its network, the stage that trains it, its files, its masks."""
+"""A lung segmenter: its settings, the stage that trains it, the masks that it predicts."""
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
-from safetensors.numpy import load_file, save_file
+from data_pipelines.prepared.corpus import Corpus, LeftOut
+from ml_collections import ConfigDict
 
 from cxr_jax.models import lung_vae
-from cxr_jax.models.encoder import Backbone, compute_dtype
-from cxr_jax.models.unet import UNet
+from cxr_jax.models.encoder import Encoder, compute_dtype
+from cxr_jax.models.unet import build_unet
+from cxr_jax.run.settings import EvalSettings, check_stage
 from cxr_jax.runtime import parallel
-from cxr_jax.store import trees
-from cxr_jax.store.files import write_atomically, write_json
-from cxr_jax.store.provenance import plain
-from cxr_jax.store.settings import from_settings
-from cxr_jax.store.stages import content_key
+from cxr_jax.store.bundle import fit, read_description, read_parts
+from cxr_jax.store.identity import active, key_of
+from cxr_jax.store.settings import from_settings, setting, to_settings
 from cxr_jax.tasks.base import Facts
 from cxr_jax.tasks.segment import Segment, standardised
-from cxr_jax.train.stage import Stage, stage_seed
+from cxr_jax.train.stage import Labelled, SearchSettings, Stage, StageSettings, stage_seed
 from cxr_jax.views.geometry import resize
 from cxr_jax.views.region import to_unit_range
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.data import PreparedData
 
 NAME = 'segment'
-FORMAT = 1  # part of every stage's key: raised when the same settings come to mean something else
-SETTINGS_FILE, WEIGHTS_FILE = 'segmenter.json', 'segmenter.safetensors'
+FOLD_SEED = 0  # folds are a property of the data
 
 # Images [b, R, R, 1] as stored -> masks [b, R, R] bool, of a batch of any size up to its own.
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def build_network(settings: dict) -> Backbone:
-    """U-Net of {'width', 'depth', 'dtype'}; its images are standardised one by one."""
-    dtype = jnp.dtype(compute_dtype(settings['dtype']))
-    unet = UNet(settings['width'], settings['depth'], dtype, axis_name=parallel.AXIS)
-    return Backbone(unet, mean=0.0, std=1.0)
+@dataclasses.dataclass(frozen=True)
+class SegmentData:
+    """The prepared set whose images have lung masks, or are to get some."""
+
+    dir: str = setting('', result=False)  # folder of the prepared data sets; empty = `data`
+    name: str = 'synthetic_cxr'
+    size: int = setting(80, at_least=8)  # pixels of the prepared images
 
 
-def fresh(network: Backbone, size: int, seed: int) -> dict:
-    """{'params', 'batch_stats'} of an untrained network."""
-    key = jax.random.key(stage_seed(seed, 'unet'))
-    params, batch_stats = jax.jit(network.init, static_argnums=1)(key, size)
-    return {'params': params, 'batch_stats': batch_stats}
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Of the U-Net."""
+
+    width: int = setting(16, at_least=1)  # channels of the first feature map
+    depth: int = setting(3, at_least=1)  # times the image is halved
+    dtype: str = setting('auto', one_of=('auto', 'bfloat16', 'float32'))  # of the computation
+
+    def build(self) -> Encoder:
+        """The untrained network."""
+        return build_unet(self.width, self.depth, self.dtype)
+
+    def identity(self) -> dict:
+        """What it is on this machine, as plain JSON."""
+        return {'name': 'unet'} | active(self) | {'dtype': compute_dtype(self.dtype)}
 
 
-def make_stage(config, data: PreparedData, devices: int) -> Stage:
-    """The stage that trains on `data`; UserError for settings that cannot work."""
-    settings = config.stage[NAME]
-    task = from_settings(Segment(), settings.task, f'stage.{NAME}.task')
-    multiple = build_network(config.network).network.multiple
+@dataclasses.dataclass(frozen=True)
+class SegmentSettings:
+    """All settings of the programs `segment train` and `segment apply` but those of the stage."""
+
+    preset: str = setting('', result=False)  # where the values come from
+    seed: int = setting(0, at_least=0)  # of weights, views, order of the data and bootstrap
+    store: str = setting('', result=False)  # trained stages; empty = `stages` beside the workdir
+    keep: str = setting('bundle', one_of=('bundle', 'all'), result=False)  # of a finished stage
+    folds: int = setting(0, at_least=0, neutral=0)  # train: cross-validate by patient; 0 = splits
+    data: SegmentData = SegmentData()
+    network: Network = Network()
+    eval: EvalSettings = EvalSettings()
+
+
+def make_config() -> ConfigDict:
+    """The config of a segmenter: every field of its settings and of its stage."""
+    config = ConfigDict(to_settings(SegmentSettings()))
+    stage = ConfigDict(to_settings(StageSettings(task=Segment(image_size=80))))
+    stage.update_from_flattened_dict(dict(Segment.recipe))
+    del stage.search  # the segmenter's rate is not searched
+    del stage.data  # it trains on what has a mask
+    config.stage = ConfigDict({NAME: stage})
+    return config
+
+
+def read_config(config: ConfigDict) -> tuple[SegmentSettings, StageSettings]:
+    """The settings of a config; UserError for a value that is out of its range."""
+    entries = config.to_dict()
+    stages = entries.pop('stage')
+    settings = from_settings(SegmentSettings(), entries, '')
+    if settings.folds == 1:
+        raise UserError('--config.folds=1 must be 0 (none), or 2 or more.')
+    default = StageSettings(task=Segment(), search=SearchSettings())
+    stage = from_settings(default, stages[NAME], f'stage.{NAME}')
+    check_stage(NAME, stage)
+    return settings, stage
+
+
+def make_stage(
+    settings: SegmentSettings, stage: StageSettings, corpus: Corpus, devices: int
+) -> Stage:
+    """The stage that trains on `corpus`; UserError for settings that cannot work."""
+    encoder, task = settings.network.build(), stage.task
+    multiple = encoder.network.multiple
     if task.image_size % multiple:
         raise UserError(
             f'--config.stage.{NAME}.task.image_size={task.image_size} is not a multiple of '
-            f'{multiple}, as a U-Net of depth {config.network.depth} needs; use '
+            f'{multiple}, as a U-Net of depth {settings.network.depth} needs; use '
             f'{max(task.image_size // multiple, 1) * multiple}.'
         )
-    images, batch = data.counts['train'], settings.batch_size
-    if batch < 1 or batch % devices or batch > images:
+    images, batch = len(corpus), stage.batch_size
+    if batch % devices or batch > images:
         raise UserError(
             f'--config.stage.{NAME}.batch_size={batch} must be a multiple of the {devices} devices '
             f'and at most the {images} training images with a lung mask.'
         )
     facts = Facts(
         images=images, batch_size=batch, steps_per_epoch=images // batch, devices=devices,
-        feature_width=1, classes=data.classes,
+        feature_width=1, names=(),
     )  # fmt: skip
     task, _ = task.resolve(facts)
-    trained = settings.to_dict()
-    del trained['checkpoint_epochs']
+    stage = dataclasses.replace(stage, task=task)
     content = {
-        'format': FORMAT,
+        'stage': NAME,
         'task': NAME,
-        'settings': plain(trained | {'task': dataclasses.asdict(task)}),
-        'network': config.network.to_dict() | {'dtype': compute_dtype(config.network.dtype)},
-        'data': data.fingerprint,
-        'seed': config.seed,
+        'settings': active(stage),
+        'encoder': settings.network.identity(),
+        'data': corpus.fingerprint,
+        'seed': settings.seed,
     }
     return Stage(
-        name=NAME, task=task, config=settings, facts=facts, data=data, region='full',
-        seed=config.seed, content=content, key=content_key(content), parent_key=None,
+        name=NAME, kind=NAME, settings=stage, facts=facts, encoder=encoder,
+        train=Labelled(corpus), validation=None, left_out=LeftOut(0, 0, 0), seed=settings.seed,
+        content=content, key=key_of(content), parent_key=None,
     )  # fmt: skip
 
 
-def make_predict(network: Backbone, variables: dict, size: int, batch: int, mesh) -> Predict:
+def fresh(encoder: Encoder, size: int, seed: int) -> dict:
+    """{'encoder': {'params', 'batch_stats'}} of an untrained network."""
+    key = jax.random.key(stage_seed(seed, 'unet'))
+    params, batch_stats = jax.jit(encoder.init, static_argnums=1)(key, size)
+    return {'encoder': {'params': params, 'batch_stats': batch_stats}}
+
+
+def make_predict(encoder: Encoder, part: dict, size: int, batch: int, mesh) -> Predict:
     """Compiled prediction at the network's `size`, enlarged to the images' and cut at 1/2.
 
     The probability is the mean of those of the image and of its mirror image.
     """
 
-    def step(variables, images):
+    def step(weights, images):
         pixels = to_unit_range(images)
         views = jax.vmap(lambda x: standardised(resize(x, size)))(pixels)
         found = [
-            jax.nn.sigmoid(network(*variables, x, train=False)[0])
+            jax.nn.sigmoid(encoder(*weights, x, train=False).maps['logits'])
             for x in (views, views[:, :, ::-1])
         ]
         probability = (found[0] + found[1][:, :, ::-1]) / 2
@@ -109,7 +162,7 @@ def make_predict(network: Backbone, variables: dict, size: int, batch: int, mesh
         return enlarged[..., 0] > 0.5
 
     compiled = parallel.sharded(step, mesh, (False, True), True)
-    weights = parallel.replicate(mesh, (variables['params'], variables['batch_stats']))
+    weights = parallel.replicate(mesh, (part['params'], part['batch_stats']))
 
     def predict(images: np.ndarray) -> np.ndarray:
         n = len(images)
@@ -121,42 +174,31 @@ def make_predict(network: Backbone, variables: dict, size: int, batch: int, mesh
 
 
 def predicted_masks(
-    predict: Predict, data: PreparedData, split: str, batch: int
+    predict: Predict, corpus: Corpus, batch: int
 ) -> Iterator[tuple[dict, np.ndarray]]:
-    """(record, mask [R, R] bool) of every image of a split in stored order."""
-    for rows in loader.eval_batches(data, split, batch):
+    """(record, mask [R, R] bool) of every image of a corpus in its order."""
+    for rows in loader.eval_batches(corpus, batch):
         masks = predict(rows['image'])
         for i in np.flatnonzero(rows['valid']):
             yield {name: values[i] for name, values in rows.items()}, masks[i]
 
 
-def save(folder: pathlib.Path, variables: dict, settings: dict) -> str:
-    """Writes the weights and `settings` (network, image_size, data); returns the weights' hash."""
-    flat = traverse_util.flatten_dict(variables, sep='/')
-    arrays = {name: np.asarray(array) for name, array in sorted(flat.items())}
-    write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(arrays, path))
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    write_json(folder / SETTINGS_FILE, settings | {'weights_sha256': digest})
-    return digest
-
-
 def load(folder: pathlib.Path, batch: int, mesh) -> tuple[Predict, dict]:
-    """(prediction, settings) of a segmenter that `save` wrote; UserError if it is none."""
-    try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text())
-        arrays = load_file(folder / WEIGHTS_FILE)
-    except OSError as error:
+    """(prediction, origin) of a segmenter's bundle; UserError if it is none."""
+    described = read_description(folder)
+    if described['task'] != NAME:
         raise UserError(
-            f'--segmenter={folder} holds no trained segmenter ({error.strerror or error}). Train '
-            'one with: python -m cxr_jax.segment train --config configs/segment.py (without '
-            '--config.folds, which only measures).'
-        ) from None
-    network, size = build_network(settings['network']), settings['image_size']
-    params, batch_stats = jax.eval_shape(lambda: network.init(jax.random.key(0), size))
-    found = traverse_util.unflatten_dict(arrays, sep='/')
-    expected = {'params': params, 'batch_stats': batch_stats}
-    variables = trees.hand_over_backbone(found, expected, str(folder / WEIGHTS_FILE))
-    return make_predict(network, variables, size, batch, mesh), settings
+            f'{folder} holds a {described["task"]}, not a segmenter. Train one with: python -m '
+            'cxr_jax.segment train --config configs/segment.py.'
+        )
+    settings = {k: v for k, v in described['encoder'].items() if k != 'name'}
+    encoder = Network(**settings).build()
+    size = described['content']['settings']['task']['image_size']
+    params, batch_stats = jax.eval_shape(lambda: encoder.init(jax.random.key(0), size))
+    like = {'params': params, 'batch_stats': batch_stats}
+    part = fit(read_parts(folder, ('encoder',))['encoder'], like, f'encoder of {folder}')
+    told = ('stage', 'key', 'data', 'params_sha256')
+    return make_predict(encoder, part, size, batch, mesh), {k: described[k] for k in told}
 
 
 def load_lung_vae(path: pathlib.Path) -> tuple[Predict, dict]:

@@ -2,149 +2,147 @@
 
 import contextlib
 import dataclasses
-import errno
 import json
 import pathlib
 
 import jax
 
-from cxr_jax.run.search import SEARCH_FILE, chosen_stage, search
-from cxr_jax.run.validation import Programs
+from cxr_jax.run.search import SEARCH_FILE, search
 from cxr_jax.runtime import hosts
 from cxr_jax.store import trees
-from cxr_jax.store.checkpoint import restore_tree
 from cxr_jax.store.claim import Claim
-from cxr_jax.store.files import write_json
+from cxr_jax.store.files import Damaged, write_json
 from cxr_jax.store.stages import SESSIONS, StageDirectory
 from cxr_jax.train.log import read_metrics
-from cxr_jax.train.loop import build_program, train
+from cxr_jax.train.loop import Training, train
+from cxr_jax.train.monitor import Health
 from cxr_jax.train.stage import Stage
-
-
-class Damaged(Exception):
-    """A finished stage whose files are not what was written."""
+from cxr_jax.train.validation import Programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished stage: its manifest, its params and batch_stats, its metrics."""
+    """A finished stage: its bundle's description and parts, its metrics."""
 
-    manifest: dict
-    variables: dict  # {'params', 'batch_stats'}, each {'backbone', 'head'}
+    description: dict
+    parts: dict  # {part: {'params', 'batch_stats'}}: what the stage leaves
     metrics: list[dict]
     reused: bool
-
-    def backbone(self) -> dict:
-        """{'params', 'batch_stats'} of the backbone alone."""
-        return {kind: tree['backbone'] for kind, tree in self.variables.items()}
+    folder: pathlib.Path
 
 
-def run_stage(
-    stage: Stage, backbone, parent: dict, mesh, store: pathlib.Path, provenance: dict
-) -> Outcome:
-    """The finished stage from the store, or trained now; `provenance` goes into its manifest.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where stages lie, and how they are run there: no key knows of any of it."""
 
-    Raises Interrupted after a save on SIGTERM, NotFinite with the step, Busy for a stage that
-    another process is training.
+    store: pathlib.Path
+    mesh: object
+    keep: str = 'bundle'  # or all: checkpoints and trials too
+    health_epochs: float = 0.0  # see cxr_jax/train/monitor.py
+
+
+def run_stage(stage: Stage, parent: dict, place: Place, origin: dict) -> Outcome:
+    """The finished stage from the store, or trained now; `origin` goes into its bundle.
+
+    `parent`: the parts that the stage before left. Raises Interrupted after a save on SIGTERM,
+    NotFinite with the step, Busy for a stage that another process is training, UserError for a
+    finished stage that this version cannot read: it is never trained again for that.
     """
-    directory = StageDirectory(store, stage.name, stage.key)
+    directory = StageDirectory(place.store, stage.name, stage.key)
 
-    def load():
-        return load_finished(stage, directory, backbone, parent, mesh)
+    def find() -> Outcome | None:
+        found = directory.load()
+        if found is None:
+            return None
+        metrics = read_metrics(directory.finished / 'metrics.jsonl')
+        return Outcome(*found, metrics, reused=True, folder=directory.finished)
 
     with contextlib.suppress(Damaged):
-        found = hosts.on_first(load)
+        found = hosts.on_first(find)
         if found:
             return found
-    claim = directory.claim()
+    claim = hosts.on_first(directory.claim)
     with hosts.first_holds(claim.held()):
-        try:  # again: before the lock was free, another process may have finished this stage
-            found = hosts.on_first(load)
+        try:  # again: before the claim was free, another process may have finished this stage
+            found = hosts.on_first(find)
             if found:
                 return found
         except Damaged as reason:
             aside = hosts.on_first(directory.discard)
-            print(f'{directory.finished} is damaged ({reason}); set aside as {aside}.')
-        return _train_stage(stage, backbone, parent, mesh, directory, provenance, claim)
+            print(f'{reason} It is set aside as {aside} and trained again.')
+        return _train_stage(stage, parent, place, directory, origin, claim)
 
 
 def _train_stage(
-    stage, backbone, parent, mesh, directory: StageDirectory, provenance, claim: Claim
+    stage: Stage, parent: dict, place: Place, directory: StageDirectory, origin: dict, claim: Claim
 ) -> Outcome:
     """Searches the learning rate if asked, trains to the end and gives the stage its name."""
     partial, sessions = directory.partial, []
     hosts.on_first(lambda: partial.mkdir(exist_ok=True))
-    programs = Programs(backbone, parent, mesh)
+    programs = Programs(parent, place.mesh)
     searched = bool(stage.search)
     if searched:
         stage = search(stage, partial, programs)
+    watching = []
+    if place.health_epochs:
+        watching.append(Health(stage, place.mesh, partial, place.health_epochs))
+    training = Training([stage], programs.of(stage), [partial], monitors=watching)
 
     def started(step: int):
-        sessions.extend(record_session(partial, stage.parent_key, provenance, step))
+        sessions.extend(_record_session(partial, stage.parent_key, origin, step))
 
-    total = stage.total_steps
-    state, log = train(stage, programs.of(stage), partial, total, started)
-    final = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+    state, (log,) = train(training, stage.total_steps, started)
+    left = {part: state.parts[part] for part in stage.task.leaves}
+    parts = jax.device_get(left)
 
     def finish() -> Outcome:
-        manifest = provenance | {
+        found = json.loads((partial / SEARCH_FILE).read_text()) if searched else None
+        description = origin | _description(stage, log) | {
             'sessions': sessions,
-            'task': stage.name,
-            'key': stage.key,
-            'parent_key': stage.parent_key,
-            'content': stage.content,
-            'steps': total,
-            'learning_rate': stage.config.optimizer.lr,
-            'batch_size': stage.facts.batch_size,
             'resumed': len(sessions) - 1,
-            'wall_seconds': round(log.seconds, 2),
-            'images_per_second': log.images_per_second(),
-            'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
-            'sha256': trees.sha256(final),
-            'search': json.loads((partial / SEARCH_FILE).read_text()) if searched else None,
-        }
+            'params_sha256': trees.sha256(parts),
+            'search': found,
+        }  # fmt: skip
         claim.confirm()
-        directory.finish(manifest)
-        return Outcome(manifest, final, log.rows, reused=False)
+        description = directory.finish(parts, description, place.keep)
+        return Outcome(description, parts, log.rows, reused=False, folder=directory.finished)
 
     return hosts.on_first(finish)
 
 
-def record_session(
-    partial: pathlib.Path, parent_key: str | None, provenance: dict, step: int
+def _description(stage: Stage, log) -> dict:
+    """What a bundle says of the stage that left it."""
+    data = stage.train.corpus.describe() | {
+        'left_out': dataclasses.asdict(stage.left_out),
+        'balance': stage.settings.data.balance,
+    }
+    return {
+        'stage': stage.name,
+        'task': stage.kind,
+        'key': stage.key,
+        'parent_key': stage.parent_key,
+        'content': stage.content,
+        'encoder': stage.content['encoder'],
+        'contract': dataclasses.asdict(stage.encoder.contract),
+        'target': list(stage.facts.names) or None,
+        'data': data,
+        'steps': stage.total_steps,
+        'epochs': stage.settings.epochs,
+        'learning_rate': stage.optimizer.lr,
+        'batch_size': stage.facts.batch_size,
+        'wall_seconds': round(log.seconds, 2),
+        'images_per_second': log.images_per_second(),
+        'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
+        'chance_loss': stage.task.chance_loss(),
+    }
+
+
+def _record_session(
+    partial: pathlib.Path, parent_key: str | None, origin: dict, step: int
 ) -> list[dict]:
     """All sessions of this stage, this one last: its first step, versions, git state, device."""
     path = partial / SESSIONS
     before = json.loads(path.read_text())['sessions'] if path.is_file() else []
-    own = {'step': step} | {k: provenance[k] for k in ('versions', 'git', 'device')}
+    own = {'step': step} | {k: origin[k] for k in ('versions', 'git', 'device')}
     write_json(path, {'parent_key': parent_key, 'sessions': [*before, own]})
     return [*before, own]
-
-
-def load_finished(
-    stage: Stage, directory: StageDirectory, backbone, parent: dict, mesh
-) -> Outcome | None:
-    """The finished stage, None if it is not there.
-
-    Raises Damaged if its parameters do not hash to what its manifest says; what the system refuses
-    (permissions, memory, open files) is no damage and raised as it is.
-    """
-    if not directory.finished.is_dir():
-        return None
-    try:
-        manifest = directory.manifest()
-        chosen = chosen_stage(stage, directory.finished)
-        like = build_program(chosen, backbone, parent, mesh).like
-        path = directory.finished / 'checkpoints' / str(manifest['steps']) / 'default'
-        whole = restore_tree(path, trees.as_dict(like))
-        variables = {k: whole[k] for k in ('params', 'batch_stats')}
-        if trees.sha256(variables) != manifest['sha256']:
-            raise Damaged('its parameters are not those that were saved')
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # orbax and tensorstore raise many types for broken files
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        raise Damaged(str(error).partition('\n')[0] or type(error).__name__) from None
-    metrics = read_metrics(directory.finished / 'metrics.jsonl')
-    return Outcome(manifest, variables, metrics, reused=True)

@@ -1,47 +1,28 @@
-"""What a checkpoint holds and where its stage comes from, read from its files alone.
+"""What a stage left or holds, and where it comes from, read from its files alone.
 
     python -m cxr_jax.checkpoint inspect DIR
 
-DIR: a stage's folder, its `checkpoints`, one step's folder, or the workdir of a run. No device is
-touched and no array is read.
+DIR: a stage's folder (finished: its bundle; unfinished: its newest checkpoint), a copy of a bundle,
+a folder of checkpoints, one step's, or the workdir of a run. No device is touched and no array is
+read.
 """
 
-import dataclasses
-import datetime
-import json
-import math
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 
-import numpy as np
-import tensorstore
-
-from cxr_jax.store.stages import MANIFEST, SESSIONS
+from cxr_jax.store.arrays import Leaf
+from cxr_jax.store.bundle import BUNDLE, read_description, read_tables
+from cxr_jax.store.checkpoint import read_about, saved_steps
+from cxr_jax.store.files import exists, read_json
+from cxr_jax.store.stages import SESSIONS
 from data_pipelines.errors import UserError
 
 USAGE = 'python -m cxr_jax.checkpoint inspect DIR'
-STAGE_FOLDER = re.compile(r'(?P<task>\w+)-(?P<key>[0-9a-f]{16})(?P<unfinished>\.\w+)?')
-TREE_FILE = pathlib.Path('default', '_METADATA')
-SAVE_FILE = '_CHECKPOINT_METADATA'
+STAGE_FOLDER = re.compile(r'(?P<name>\w+)-(?P<key>[0-9a-f]{16})(?P<state>\.partial|\.broken.*)?')
 RUN_FILE = 'run.json'  # of a workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """Shape and dtype of one array, over all devices and processes that wrote it."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * np.dtype(self.dtype).itemsize
 
 
 def main(argv: list[str]) -> int:
@@ -59,89 +40,78 @@ def main(argv: list[str]) -> int:
 
 
 def describe(path: pathlib.Path) -> str:
-    """The checkpoint in `path`, the newest of several, as text; UserError without one."""
-    step = find_step(path)
-    leaves = read_tree(step)
-    saved = _read_json(step / SAVE_FILE)
-    written = datetime.datetime.fromtimestamp(saved['commit_timestamp_nsecs'] / 1e9, datetime.UTC)
-    digest = (saved['custom_metadata'] or {}).get('sha256', 'not stored')
-    others = ', '.join(str(other) for other in _steps(step.parent) if other != _number(step))
-    stage = _stage_folder(step)
+    """The bundle or the checkpoint that `path` names, as text; UserError without one."""
+    path = path.resolve()
+    if exists(path / RUN_FILE):
+        path = _last_stage(path)
+    return _describe_bundle(path) if exists(path / BUNDLE) else _describe_step(find_step(path))
+
+
+def _describe_bundle(folder: pathlib.Path) -> str:
+    description, tables = read_description(folder), read_tables(folder)
+    leaves = {f'{part}/{k}': leaf for part, table in tables.items() for k, leaf in table.items()}
+    hashes = [(part, told['sha256']) for part, told in sorted(description['parts'].items())]
+    kept = saved_steps(folder / 'checkpoints')
+    return '\n'.join([
+        f'Bundle {folder}',
+        *([f'Checkpoints were kept: steps {", ".join(map(str, kept))}'] if kept else []),
+        *_chain_lines(folder),
+        '',
+        *_table(list(_figures(description)), right=()),
+        '',
+        *_table([('part', 'SHA-256'), *hashes], right=()),
+        '',
+        *_array_lines(leaves),
+    ])  # fmt: skip
+
+
+def _describe_step(step: pathlib.Path) -> str:
+    about = read_about(step)
+    leaves = {name: Leaf(tuple(shape), dtype) for name, (shape, dtype) in about['arrays'].items()}
+    others = [str(other) for other in saved_steps(step.parent) if other != about['step']]
+    stage = next((path for path in step.parents if STAGE_FOLDER.fullmatch(path.name)), None)
     return '\n'.join([
         f'Checkpoint {step}',
-        f'Step {_number(step)}, written {written:%Y-%m-%d %H:%M} UTC; other steps there: '
-        f'{others or "none"}',
-        f'SHA-256 of the arrays: {digest}',
-        *(['', 'Stages, the last one first:', *_chain_lines(stage, step)] if stage else []),
+        f'Step {about["step"]}, written {about["written"]}; other steps there: '
+        f'{", ".join(others) or "none"}',
+        f'SHA-256 of the arrays: {about["arrays_sha256"]}',
+        *(_chain_lines(stage, about['step']) if stage else []),
         '',
-        *_table(_totals(leaves)),
-        '',
-        *_table([
-            ('array', 'shape', 'dtype', 'bytes'),
-            *((k, str(list(x.shape)), x.dtype, f'{x.nbytes:,}') for k, x in leaves.items()),
-        ]),
+        *_array_lines(dict(sorted(leaves.items()))),
     ])  # fmt: skip
 
 
 def find_step(path: pathlib.Path) -> pathlib.Path:
-    """Folder of the one step that `path` names; UserError where there is none."""
-    path = path.resolve()
-    if (path / TREE_FILE).is_file() and path.name.partition('.')[0].isdecimal():
+    """Folder of the one checkpoint that `path` names, the newest of several; else UserError."""
+    if path.name.partition('.')[0].isdecimal() and path.parent.name == 'checkpoints':
         return path
-    if (path / RUN_FILE).is_file():
-        path = _last_stage(path)
     folder = path if path.name == 'checkpoints' else path / 'checkpoints'
-    steps = _steps(folder)
+    steps = saved_steps(folder)
     if not steps:
         raise UserError(
-            f"{path} holds no checkpoint. Name a stage's folder (<task>-<key>, with or without "
-            '.partial, in the folder `stages` beside the runs), its `checkpoints`, the folder of '
-            "one step, or a run's workdir."
+            f"{path} holds neither a bundle nor a checkpoint. Name a stage's folder (<name>-<key>, "
+            'with or without .partial, in the folder `stages` beside the runs), its `checkpoints`, '
+            "the folder of one step, a copy of a bundle, or a run's workdir."
         )
     return folder / str(steps[-1])
 
 
-def read_tree(step: pathlib.Path) -> dict[str, Leaf]:
-    """{'params/backbone/conv1/kernel': Leaf} of the checkpoint in the folder `step`."""
-    # Orbax's own readers ask for the devices, and its description has the shapes of one process's
-    # part and no dtypes; the arrays' own descriptions (Zarr, version 2) have both.
-    entries = _read_json(step / TREE_FILE)['tree_metadata'].values()
-    names = [
-        [key['key'] for key in entry['key_metadata']]
-        for entry in entries
-        if not entry['value_metadata']['skip_deserialize']  # empty nodes
-    ]
-    try:
-        base = {'driver': 'file', 'path': f'{step / "default"}/'}
-        store = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': base}).result()
-        found = [store.read('.'.join(keys) + '/.zarray') for keys in names]
-        arrays = [json.loads(read.result().value) for read in found]
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f'The checkpoint {step} is damaged ({str(error).partition(chr(10))[0]}). A run that '
-            'finds it so sets it aside and goes on from the one before.'
-        ) from None
-    leaves = {
-        '/'.join(keys): Leaf(tuple(array['shape']), np.dtype(array['dtype']).name)
-        for keys, array in zip(names, arrays, strict=True)
-    }
-    return dict(sorted(leaves.items()))
-
-
 def stage_chain(stage: pathlib.Path) -> list[tuple[str, str, dict | None]]:
-    """(task, key, manifest) of the stage in a folder and of its parents in the same store.
+    """(name, key, description) of the stage in a folder and of its parents in the same store.
 
-    The manifest is None where it is not there: a stage gets it when it is finished.
+    The description is None where there is no bundle: a stage gets it when it is finished.
     """
-    match = STAGE_FOLDER.fullmatch(stage.name)
-    task, key, chain = match['task'], match['key'], []
+    match, chain = STAGE_FOLDER.fullmatch(stage.name), []
+    if not match:  # a bundle that was copied elsewhere
+        description = read_description(stage)
+        return [(stage.name, description.get('key', ''), description)]
+    name, key = match['name'], match['key']
     while True:
-        path = stage / MANIFEST
-        manifest = _read_json(path) if path.is_file() else None
-        chain.append((task, key, manifest))
-        known = manifest
-        if not known and (stage / SESSIONS).is_file():
-            known = _read_json(stage / SESSIONS)
+        description = read_description(stage) if exists(stage / BUNDLE) else None
+        chain.append((name, key, description))
+        known = description
+        if not known and exists(stage / SESSIONS):
+            known = read_json(stage / SESSIONS)
         key = (known or {}).get('parent_key')
         if not key:
             return chain
@@ -149,36 +119,62 @@ def stage_chain(stage: pathlib.Path) -> list[tuple[str, str, dict | None]]:
         if not folders:
             return [*chain, ('?', key, None)]
         stage = folders[0]
-        task = stage.name.removesuffix(f'-{key}')
+        name = stage.name.removesuffix(f'-{key}')
 
 
-def _chain_lines(stage: pathlib.Path, step: pathlib.Path) -> list[str]:
+def _chain_lines(stage: pathlib.Path, step: int | None = None) -> list[str]:
     rows = []
-    for number, (task, key, manifest) in enumerate(stage_chain(stage)):
+    for number, (name, key, description) in enumerate(stage_chain(stage)):
         arrow = '<- ' if number else ''
-        if manifest:
-            facts = f'{manifest["steps"]} steps of {manifest["batch_size"]} images, finished'
-            rows.append((arrow + task, key, f'rate {manifest["learning_rate"]:g}', facts))
+        if description:
+            told = ', '.join(
+                f'{word} {description[entry]:g}'
+                for entry, word in (
+                    ('steps', 'steps'), ('batch_size', 'batch size'), ('learning_rate', 'rate'),
+                )
+                if entry in description
+            )  # fmt: skip
+            rows.append((arrow + name, key, 'finished', told))
         elif number:
-            rows.append((arrow + task, key, '', 'not in this store'))
+            rows.append((arrow + name, key, 'not in this store', ''))
         else:
-            rows.append((task, key, '', f'unfinished, at step {_number(step)}'))
-    return _table(rows, right=())
+            rows.append((name, key, 'unfinished', f'step {step}'))
+    return ['', 'Stages, the last one first:', *_table(rows, right=())]
+
+
+def _figures(description: dict, prefix: str = '') -> Iterator[tuple[str, str]]:
+    """(name, value) of all that is one number or text, also in the sections."""
+    for name, value in description.items():
+        if isinstance(value, dict) and name != 'parts':
+            yield from _figures(value, f'{prefix}{name}.')
+        elif isinstance(value, str | int | float) and f'{prefix}{name}' != 'sha256':
+            yield prefix + name, str(value)
+
+
+def _array_lines(leaves: dict[str, Leaf]) -> list[str]:
+    return [
+        *_table(_totals(leaves)),
+        '',
+        *_table([
+            ('array', 'shape', 'dtype', 'bytes'),
+            *((k, str(list(x.shape)), x.dtype, f'{x.nbytes:,}') for k, x in leaves.items()),
+        ]),
+    ]  # fmt: skip
 
 
 def _totals(leaves: dict[str, Leaf]) -> list[tuple[str, ...]]:
-    """Rows of every top-level part, of what stands below it by name, and of all."""
+    """Rows of every top-level entry, of what stands below it by name, and of all."""
     groups = {}
     for name, leaf in leaves.items():
-        part, *inner = name.split('/')
-        groups.setdefault((part, ''), []).append(leaf)
-        if part in ('params', 'batch_stats', 'extra'):
-            groups.setdefault((part, inner[0]), []).append(leaf)
+        entry, *inner = name.split('/')
+        groups.setdefault((entry, ''), []).append(leaf)
+        if inner and entry != 'opt_state':
+            groups.setdefault((entry, inner[0]), []).append(leaf)
     groups['total', ''] = list(leaves.values())
     rows = [('part', 'arrays', 'elements', 'bytes')]
-    for (part, inner), own in groups.items():
+    for (entry, inner), own in groups.items():
         sums = len(own), sum(leaf.size for leaf in own), sum(leaf.nbytes for leaf in own)
-        rows.append((f'  {inner}' if inner else part, *(f'{value:,}' for value in sums)))
+        rows.append((f'  {inner}' if inner else entry, *(f'{value:,}' for value in sums)))
     return rows
 
 
@@ -194,25 +190,13 @@ def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = (1, 2, 3)) -> l
     ]
 
 
-def _steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the complete checkpoints in a folder, ascending."""
-    found = folder.glob(f'*/{TREE_FILE}')
-    return sorted(int(path.parents[1].name) for path in found if path.parents[1].name.isdecimal())
-
-
-def _number(step: pathlib.Path) -> int:
-    """The step of a checkpoint's folder, which is `<step>.broken` once it was set aside."""
-    return int(step.name.partition('.')[0])
-
-
-def _stage_folder(step: pathlib.Path) -> pathlib.Path | None:
-    """The stage that a checkpoint belongs to; its trials lie within its folder."""
-    return next((path for path in step.parents if STAGE_FOLDER.fullmatch(path.name)), None)
-
-
-def _last_stage(workdir: pathlib.Path) -> pathlib.Path:
-    """The last stage's folder of a run, out of the nearest store that has it."""
-    key = _read_json(workdir / RUN_FILE)['last_stage']
+def find_stage(path: pathlib.Path) -> pathlib.Path:
+    """The folder of a stage: `path`, or of a run's workdir the last stage's, out of the nearest
+    store that has it; UserError where there is none."""
+    workdir = path.resolve()
+    if not (workdir / RUN_FILE).is_file():
+        return path
+    key = read_json(workdir / RUN_FILE).get('last_stage')
     for folder in workdir.parents:
         for suffix in ('', '.partial'):
             for found in folder.glob(f'stages/*-{key}{suffix}'):
@@ -221,10 +205,3 @@ def _last_stage(workdir: pathlib.Path) -> pathlib.Path:
         f'The last stage of the run {workdir} ({key}) is in no folder `stages` above it: it was '
         'not reached yet, or --config.store says another place. Name the folder of a stage.'
     )
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read ({error}).') from None

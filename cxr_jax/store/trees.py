@@ -1,4 +1,4 @@
-"""Trees of arrays: their leaves by name, their hash, whether they fit and are finite."""
+"""Trees of arrays: leaves by name, hash, differences, and whether all is finite."""
 
 import hashlib
 
@@ -6,42 +6,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.errors import UserError
-
 
 def as_dict(state) -> dict:
     """{field: tree}: what a checkpoint holds of a TrainState."""
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
 
 
+def name_of(path: tuple) -> str:
+    """'layer1_0/conv1/kernel' of a leaf's path in its tree."""
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
 def leaf_table(tree) -> dict[str, tuple]:
     """{'layer1_0/conv1/kernel': (shape, dtype)}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='/'): (tuple(x.shape), str(x.dtype))
-        for path, x in leaves
-    }
+    return {name_of(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}
 
 
-def hand_over_backbone(parent: dict, expected: dict, source: str) -> dict:
-    """`parent` ({'params', 'batch_stats'} of a backbone) if every leaf fits `expected`.
+def by_name(tree) -> dict[str, np.ndarray]:
+    """{'layer1_0/conv1/kernel': array} in NumPy."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name_of(path): np.asarray(leaf) for path, leaf in leaves}
 
-    Strict on names, shapes and dtypes; otherwise UserError with every difference.
-    """
-    found, wanted = leaf_table(parent), leaf_table(expected)
-    none = 'nothing'
-    differences = [
-        f'  {name}: {source} has {found.get(name, none)}, the model {wanted.get(name, none)}'
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
+
+def nested(arrays: dict) -> dict:
+    """Dicts in dicts of arrays by name: what by_name undoes."""
+    tree = {}
+    for name, array in arrays.items():
+        *folders, last = name.split('/')
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = array
+    return tree
+
+
+def like_tree(arrays: dict, like):
+    """The arrays by name in the structure of `like`, which has leaves of just these names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[name_of(path)], like)
+
+
+def table_differences(found: dict, expected: dict, left: str, right: str) -> list[str]:
+    """One line for every entry that is not the same in two leaf tables."""
+
+    def told(table, name):
+        if name not in table:
+            return 'nothing'
+        shape, dtype = table[name]
+        return f'{list(shape)} {dtype}'
+
+    return [
+        f'  {name}: {left} has {told(found, name)}, {right} {told(expected, name)}'
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
     ]
-    if differences:
-        raise UserError(
-            f'The backbone of {source} does not fit this model; {len(differences)} leaves differ '
-            '(name: shape, dtype). Use the same --config.backbone as in the stage before.\n'
-            + '\n'.join(differences)
-        )
-    return parent
 
 
 @jax.jit

@@ -1,15 +1,25 @@
-"""The only registry of tasks: a new task is one new file and one line here."""
+"""The only registries of tasks: a new task is one new file and one line here.
+
+A name holds no `_` and does not end in a digit: `moco_rot` and `moco2` are a curriculum and a
+second MoCo stage.
+"""
 
 from cxr_jax.tasks.classify import Classify
+from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.swav import SwAV
 
+# Pretext tasks: from images alone.
 TASKS = {
     'moco': MoCo,
     'swav': SwAV,
     'rot': Rotation,
     'relloc': RelativeLocation,
+}
+# What a curriculum may end in: predicts a target.
+READOUTS = {
     'classify': Classify,
+    'findings': Findings,
 }

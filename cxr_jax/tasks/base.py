@@ -1,9 +1,13 @@
 """The contract of a task: what one new file has to define."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import jax.numpy as jnp
+
+from cxr_jax.models.heads import LinearHead
 from cxr_jax.store.settings import Auto
+from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 
 
@@ -11,27 +15,44 @@ from data_pipelines.errors import UserError
 class Facts:
     """What `auto` values and checks may depend on."""
 
-    images: int  # of the split that the task trains on
+    images: int  # that the task trains on
     batch_size: int  # global
     steps_per_epoch: int
     devices: int
-    feature_width: int
-    classes: tuple[str, ...]
+    feature_width: int  # of the encoder
+    names: tuple[str, ...]  # of the target's classes or findings
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value."""
+
+    batch_stats: dict  # {part: tree}, new
+    extra: dict  # new
+    metrics: dict  # scalars, each a mean over this device's rows
+    embeddings: dict = {}  # view -> [b, D], this device's rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Base of all tasks. Fields are the paper's hyper-parameters; methods are pure.
 
-    `state` is the TrainState; its `extra` is whatever changes without a gradient (teacher, queues).
-    Inside `loss` all arrays are this device's rows; means over rows are averaged over devices by
-    the train step.
+    A model is made of *parts*, such as encoder, projector or head: `params` and `batch_stats` are
+    {part: tree}. `state` is the TrainState; its `extra` is whatever changes without a gradient
+    (teacher, queues). Inside `loss` all arrays are this device's rows; losses and metrics are
+    averaged over devices by the train step.
     """
 
     image_size: int = 224  # pixels of the network's input
 
-    needs_masks: ClassVar[bool] = False  # whether an example has a lung_mask as well
-    # What a search of the learning rate goes by, on the validation split.
+    # Fields of a record, beyond the image, that its views are made of: label, lung_mask, row.
+    needs: ClassVar[tuple[str, ...]] = ()
+    # Parts that it goes on training where the stage before left them, and parts that it leaves.
+    takes: ClassVar[tuple[str, ...]] = ('encoder',)
+    leaves: ClassVar[tuple[str, ...]] = ('encoder',)
+    # The paper's settings of the stage, such as 'epochs' or 'optimizer.lr', over its defaults.
+    recipe: ClassVar[dict] = {}
+    # What a search of the learning rate goes by, on the validation split: the loss, one of the
+    # metrics, or 'headline' (a readout: the headline measure of its target).
     judged_by: ClassVar[str] = 'loss'
 
     @property
@@ -41,7 +62,7 @@ class Task:
 
     @property
     def smallest_input(self) -> int:
-        """Pixels on a side of the smallest image that the backbone is given."""
+        """Pixels on a side of the smallest image that the encoder is given."""
         return self.image_size
 
     def resolve(self, facts: Facts) -> tuple['Task', dict[str, str]]:
@@ -49,15 +70,19 @@ class Task:
         return self, {}
 
     def views(self, key, example: dict) -> dict:
-        """Views and pseudo-labels of one example (image [R, R, 1] in [0, 1], label); vmapped."""
+        """Views and pseudo-labels of one example (image [R, R, 1] in [0, 1] and what the task
+        `needs`: label, lung_mask [R, R, 1], row number); vmapped."""
         raise NotImplementedError
 
-    def init(self, key, backbone, params: dict, batch_stats: dict) -> tuple[dict, dict, dict]:
-        """-> (head params, head batch_stats, extra) given the backbone's params and batch_stats."""
+    def init(self, key, encoder, parts: dict) -> tuple[dict, dict, dict]:
+        """-> (params, batch_stats, extra) of its own parts, the encoder not among them.
+
+        parts: {part: {'params', 'batch_stats'}} that are handed over, at least the encoder.
+        """
         raise NotImplementedError
 
-    def loss(self, backbone, params: dict, state, views: dict, key):
-        """-> (mean loss over this device's rows, (batch_stats, extra, metrics))."""
+    def loss(self, encoder, params: dict, state, views: dict, key) -> tuple:
+        """-> (mean loss over this device's rows, Aux)."""
         raise NotImplementedError
 
     def after_update(self, params: dict, extra: dict, step) -> tuple[dict, dict]:
@@ -65,11 +90,77 @@ class Task:
         return params, extra
 
     def frozen(self, facts: Facts) -> dict[str, int]:
-        """Top-level head parameters that are not updated at all before the given step."""
+        """Parts that are not updated at all before the given step."""
         return {}
 
-    def chance_loss(self) -> float:
-        """Loss of a model whose output is uniform."""
+    def between(self, state, epoch: int, features_of):
+        """State with what changes at the border before an epoch, 0 included; runs on the host.
+
+        features_of(): pooled features [N, D] of the whole corpus in its order. Deterministic.
+        """
+        return state
+
+    def chance_loss(self) -> float | None:
+        """Loss of a model whose output is uniform; None if there is no such number."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout(Task):
+    """Base of the tasks that predict a target: one linear layer on the pooled features.
+
+    Encoder and head train together; what a subclass adds is the meaning of the logits.
+    """
+
+    augment: Augmentation = Augmentation()
+    outputs: int = dataclasses.field(default=0, metadata={'derived': True})  # the target's names
+
+    needs: ClassVar[tuple[str, ...]] = ('label',)
+    leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
+    judged_by: ClassVar[str] = 'headline'
+    exclusive: ClassVar[bool]  # whether exactly one of the names is true for an image
+
+    def resolve(self, facts):
+        if not facts.names:
+            raise UserError(
+                'The data set has no labels, so there is nothing to predict; prepare it with class '
+                'folders or a csv with a label column, or end the run without a readout.'
+            )
+        names = ', '.join(facts.names)
+        return dataclasses.replace(self, outputs=len(facts.names)), {'outputs': names}
+
+    def views(self, key, example):
+        image = self.augment(key, example['image'], self.image_size)
+        return {'image': image, 'label': example['label']}
+
+    @property
+    def head(self) -> LinearHead:
+        return LinearHead(self.outputs)
+
+    def init(self, key, encoder, parts):
+        features = jnp.zeros((1, encoder.feature_width))
+        return {'head': self.head.init(key, features)['params']}, {'head': {}}, {}
+
+    def loss(self, encoder, params, state, views, key):
+        features = encoder(params['encoder'], state.batch_stats['encoder'], views['image'])
+        loss, metrics = self.objective(self.logits(params, features), views['label'])
+        batch_stats = {'encoder': features.batch_stats, 'head': {}}
+        return loss, Aux(batch_stats, {}, metrics, {'image': features.pooled})
+
+    def logits(self, params, features):
+        """Features of b images -> [b, K], K = outputs."""
+        return self.head.apply({'params': params['head']}, features.pooled)
+
+    def evidence(self, params):
+        """Weights [D, K] of the features for each logit: what class activation maps show."""
+        return params['head']['linear']['kernel']
+
+    def objective(self, logits, labels) -> tuple:
+        """logits [b, K] and labels as the target gives them -> (loss, metrics)."""
+        raise NotImplementedError
+
+    def scores(self, logits):
+        """[b, K] -> probabilities [b, K]."""
         raise NotImplementedError
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax.models.heads import Projector, global_average_pool, unit_rows
+from cxr_jax.models.heads import Projector, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import Auto
-from cxr_jax.tasks.base import Task, queue_rows
+from cxr_jax.tasks.base import Aux, Task, queue_rows
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 
@@ -41,12 +42,16 @@ class MoCo(Task):
     queue_size: Auto = 65536  # keys; auto = multiple of the batch, at most the data
     momentum: float = 0.999  # of the key encoder
     temperature: float = 0.2
-    hidden: Auto = 'auto'  # width of the projector's hidden layer: auto = the backbone's features
+    hidden: Auto = 'auto'  # width of the projector's hidden layer: auto = the encoder's features
     features: int = 128  # width of the embedding
     # Virtual batch-norm groups of the key encoder, over permuted keys: shuffling BN that does not
     # depend on the number of devices (8 GPUs in the paper). 1 = none, as the reference study's one.
     key_groups: int = 8
     augment: Augmentation = Augmentation(crop_scale=(0.2, 1.0), jitter=0.8, blur=0.5)
+
+    leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector')
+    # MMSelfSup 0.5.0: mocov2_resnet50_8xb32-coslr-200e_in1k.
+    recipe: ClassVar[dict] = {'epochs': 200, 'optimizer.lr': 0.03, 'optimizer.by_epoch': True}
 
     def resolve(self, facts):
         rows, reason = queue_rows('queue_size', self.queue_size, 65536, facts)
@@ -71,7 +76,7 @@ class MoCo(Task):
         hidden = self.hidden
         if hidden == 'auto':
             hidden = facts.feature_width
-            notes['hidden'] = "the backbone's feature width"
+            notes['hidden'] = "the encoder's feature width"
         return dataclasses.replace(self, queue_size=rows, hidden=hidden), notes
 
     @property
@@ -85,34 +90,30 @@ class MoCo(Task):
             'key': self.augment(key_key, example['image'], self.image_size),
         }
 
-    def init(self, key, backbone, params, batch_stats):
-        head_key, queue_key = jax.random.split(key)
-        features = jnp.zeros((1, backbone.feature_width))
-        head = self.projector.init(head_key, features)['params']
+    def init(self, key, encoder, parts):
+        projector_key, queue_key = jax.random.split(key)
+        features = jnp.zeros((1, encoder.feature_width))
+        projector = self.projector.init(projector_key, features)['params']
         queue = unit_rows(jax.random.normal(queue_key, (self.queue_size, self.features)))
         extra = {
-            'teacher': {'backbone': params, 'head': head},
-            'teacher_stats': batch_stats,
+            'teacher': {'encoder': parts['encoder']['params'], 'projector': projector},
+            'teacher_stats': parts['encoder']['batch_stats'],
             'queue': queue,
             'pointer': jnp.zeros((), jnp.int32),
         }
-        return head, {}, extra
+        return {'projector': projector}, {'projector': {}}, extra
 
-    def loss(self, backbone, params, state, views, key):
+    def loss(self, encoder, params, state, views, key):
         extra = state.extra
-        feature_map, stats = backbone(
-            params['backbone'], state.batch_stats['backbone'], views['query']
-        )
-        query = self.projector.apply(
-            {'params': params['head']}, global_average_pool(feature_map)
-        )
+        features = encoder(params['encoder'], state.batch_stats['encoder'], views['query'])
+        query = self.projector.apply({'params': params['projector']}, features.pooled)
         # The teacher moves before the keys are computed (moco/builder.py, forward).
         teacher = jax.tree.map(
             lambda t, p: self.momentum * t + (1 - self.momentum) * stop_gradient(p),
             extra['teacher'],
             params,
         )
-        keys, teacher_stats = self._keys(backbone, teacher, extra, views['key'], key)
+        keys, teacher_stats = self._keys(encoder, teacher, extra, views['key'], key)
         own = parallel.own_rows(keys)
         loss, accuracy = _contrast(query, own, extra['queue'], self.temperature)
         # The batch's keys enter the queue only after the logits (moco/builder.py, forward).
@@ -123,9 +124,10 @@ class MoCo(Task):
             'queue': queue,
             'pointer': (extra['pointer'] + keys.shape[0]) % self.queue_size,
         }
-        return loss, ({'backbone': stats, 'head': {}}, extra, {'accuracy': accuracy})
+        batch_stats = {'encoder': features.batch_stats, 'projector': {}}
+        return loss, Aux(batch_stats, extra, {'accuracy': accuracy}, {'query': query, 'key': own})
 
-    def _keys(self, backbone, teacher, extra, images, key):
+    def _keys(self, encoder, teacher, extra, images, key):
         """Keys of the whole global batch [B, D], in the order of the queries, replicated."""
         order = None
         if self.key_groups > 1:
@@ -134,15 +136,14 @@ class MoCo(Task):
             images = parallel.rows_of_all(images)
             order = jax.random.permutation(key, images.shape[0])
             images = parallel.own_rows(images[order])
-        feature_map, stats = backbone(
-            teacher['backbone'], extra['teacher_stats'], images, groups=self.key_groups
+        features = encoder(
+            teacher['encoder'], extra['teacher_stats'], images, groups=self.key_groups
         )
-        pooled = global_average_pool(feature_map)
-        keys = self.projector.apply({'params': teacher['head']}, pooled)
+        keys = self.projector.apply({'params': teacher['projector']}, features.pooled)
         keys = parallel.rows_of_all(stop_gradient(keys))
         if order is not None:
             keys = jnp.zeros_like(keys).at[order].set(keys)
-        return keys, stop_gradient(stats)
+        return keys, stop_gradient(features.batch_stats)
 
     def chance_loss(self):
         return math.log(1 + self.queue_size)

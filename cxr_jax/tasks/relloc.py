@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cxr_jax.models.heads import PairHead, global_average_pool
+from cxr_jax.models.heads import PairHead
 from cxr_jax.runtime import parallel
-from cxr_jax.tasks.base import Task
+from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.views.geometry import resize
 from data_pipelines.errors import UserError
 
@@ -33,7 +33,19 @@ class RelativeLocation(Task):
     flip: float = 0.0  # probability of a horizontal flip of the image
     dropout: float = 0.5  # in the pair head
 
+    leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'accuracy'
+    # MMSelfSup 0.5.0: relative-loc_resnet50_8xb64-steplr-70e_in1k.
+    recipe: ClassVar[dict] = {
+        'batch_size': 512,
+        'epochs': 70,
+        'optimizer.lr': 0.2,
+        'optimizer.head_weight_decay': 5e-4,
+        'optimizer.schedule': 'step',
+        'optimizer.milestones': (30 / 70, 50 / 70),
+        'optimizer.warmup_epochs': 5.0,
+        'optimizer.warmup_ratio': 0.1,
+    }
 
     @property
     def cell(self) -> int:
@@ -64,9 +76,7 @@ class RelativeLocation(Task):
         image = jnp.where(jax.random.bernoulli(flip_key, self.flip), image[:, ::-1], image)
         crop = _random_window(crop_key, image, self.image_size)
         cells = self.cell * jnp.stack(jnp.divmod(jnp.arange(CELLS * CELLS), CELLS), axis=1)
-        moves = jax.random.randint(
-            patch_key, (CELLS * CELLS, 2), 0, self.cell - self.patch + 1
-        )
+        moves = jax.random.randint(patch_key, (CELLS * CELLS, 2), 0, self.cell - self.patch + 1)
         shape = (self.patch, self.patch, 1)
         patches = jax.vmap(lambda at: jax.lax.dynamic_slice(crop, (at[0], at[1], 0), shape))
         return {'patches': patches(cells + moves)}
@@ -75,29 +85,30 @@ class RelativeLocation(Task):
     def head(self) -> PairHead:
         return PairHead(LABELS, axis_name=parallel.AXIS)
 
-    def init(self, key, backbone, params, batch_stats):
-        pairs = jnp.zeros((2, 2 * backbone.feature_width))
+    def init(self, key, encoder, parts):
+        pairs = jnp.zeros((2, 2 * encoder.feature_width))
         variables = self.head.init(key, pairs, 1.0)
-        return variables['params'], {'pair': variables['batch_stats']}, {}
+        return {'head': variables['params']}, {'head': variables['batch_stats']}, {}
 
-    def loss(self, backbone, params, state, views, key):
+    def loss(self, encoder, params, state, views, key):
         patches = views['patches']
         rows = patches.shape[0]
         others = jnp.delete(patches, CENTRE, axis=1).reshape(-1, *patches.shape[2:])
         centres = jnp.repeat(patches[:, CENTRE], LABELS, axis=0)
         # Two passes with the centre repeated, as the reference: batch statistics of each half.
-        stats = state.batch_stats['backbone']
-        other, stats = backbone(params['backbone'], stats, others)
-        centre, stats = backbone(params['backbone'], stats, centres)
-        pairs = jnp.concatenate([global_average_pool(other), global_average_pool(centre)], axis=-1)
-        variables = {'params': params['head'], 'batch_stats': state.batch_stats['head']['pair']}
+        other = encoder(params['encoder'], state.batch_stats['encoder'], others)
+        centre = encoder(params['encoder'], other.batch_stats, centres)
+        pairs = jnp.concatenate([other.pooled, centre.pooled], axis=-1)
+        variables = {'params': params['head'], 'batch_stats': state.batch_stats['head']}
         kept = self._kept_units(key, rows * LABELS, pairs.shape[-1])
         logits, updated = self.head.apply(variables, pairs, kept, mutable=['batch_stats'])
         labels = jnp.tile(jnp.arange(LABELS), rows)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         accuracy = (logits.argmax(-1) == labels).mean()
-        batch_stats = {'backbone': stats, 'head': {'pair': updated['batch_stats']}}
-        return loss, (batch_stats, {}, {'accuracy': accuracy})
+        batch_stats = {'encoder': centre.batch_stats, 'head': updated['batch_stats']}
+        embeddings = {'centre': centre.pooled[::LABELS]}
+        embeddings |= {f'neighbour{i}': other.pooled[i::LABELS] for i in range(LABELS)}
+        return loss, Aux(batch_stats, {}, {'accuracy': accuracy}, embeddings)
 
     def _kept_units(self, key, pairs: int, width: int):
         """Dropout's factors [pairs, width], 0 or 1 / (1 - dropout), of each pair's global number:

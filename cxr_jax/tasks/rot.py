@@ -7,10 +7,12 @@ from typing import ClassVar
 import jax.numpy as jnp
 import optax
 
-from cxr_jax.models.heads import Classifier, global_average_pool
-from cxr_jax.tasks.base import Task
+from cxr_jax.models.heads import LinearHead
+from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.views.augment import Augmentation
 from cxr_jax.views.geometry import four_rotations
+
+TURNS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,25 +21,38 @@ class Rotation(Task):
 
     augment: Augmentation = Augmentation()
 
+    leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'accuracy'
+    # MMSelfSup 0.5.0: rotation-pred_resnet50_8xb16-steplr-70e_in1k.
+    recipe: ClassVar[dict] = {
+        'batch_size': 128,
+        'epochs': 70,
+        'optimizer.lr': 0.2,
+        'optimizer.schedule': 'step',
+        'optimizer.milestones': (30 / 70, 50 / 70),
+        'optimizer.warmup_epochs': 5.0,
+        'optimizer.warmup_ratio': 0.1,
+    }
 
     def views(self, key, example):
         """Crop -> image [4, S, S, 1], label [4] = number of quarter turns, counter-clockwise."""
         crop = self.augment(key, example['image'], self.image_size)
-        return {'image': four_rotations(crop), 'label': jnp.arange(4)}
+        return {'image': four_rotations(crop), 'label': jnp.arange(TURNS)}
 
-    def init(self, key, backbone, params, batch_stats):
-        features = jnp.zeros((1, backbone.feature_width))
-        return Classifier(4).init(key, features)['params'], {}, {}
+    def init(self, key, encoder, parts):
+        features = jnp.zeros((1, encoder.feature_width))
+        return {'head': LinearHead(TURNS).init(key, features)['params']}, {'head': {}}, {}
 
-    def loss(self, backbone, params, state, views, key):
+    def loss(self, encoder, params, state, views, key):
         images = views['image'].reshape(-1, *views['image'].shape[2:])
         labels = views['label'].reshape(-1)
-        feature_map, stats = backbone(params['backbone'], state.batch_stats['backbone'], images)
-        logits = Classifier(4).apply({'params': params['head']}, global_average_pool(feature_map))
+        features = encoder(params['encoder'], state.batch_stats['encoder'], images)
+        logits = LinearHead(TURNS).apply({'params': params['head']}, features.pooled)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         accuracy = (logits.argmax(-1) == labels).mean()
-        return loss, ({'backbone': stats, 'head': {}}, {}, {'accuracy': accuracy})
+        batch_stats = {'encoder': features.batch_stats, 'head': {}}
+        embeddings = {f'turn{i}': features.pooled[i::TURNS] for i in range(TURNS)}
+        return loss, Aux(batch_stats, {}, {'accuracy': accuracy}, embeddings)
 
     def chance_loss(self):
-        return math.log(4)
+        return math.log(TURNS)

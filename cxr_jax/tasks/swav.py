@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax.models.heads import Projector, global_average_pool, unit_rows
+from cxr_jax.models.heads import Projector, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import Auto
-from cxr_jax.tasks.base import Task, queue_rows
+from cxr_jax.tasks.base import Aux, Task, queue_rows
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 
@@ -52,19 +53,30 @@ class SwAV(Task):
     queue_size: Auto = 3840  # rows per assigning crop; 0 = none; auto = multiple of the batch
     queue_start_epoch: float = 15.0  # epoch from which the queue is filled (and used once full)
     freeze_epochs: float = 1.0  # epochs during which the prototypes are not updated
-    temperature: float = 0.1
-    epsilon: float = 0.05
+    temperature: float = 0.1  # of the predictions
+    epsilon: float = 0.05  # of the assignments: smaller is sharper
     iterations: int = 3  # of Sinkhorn
-    hidden: Auto = 2048  # width of the projector's hidden layer: auto = the backbone's features
+    hidden: Auto = 2048  # width of the projector's hidden layer: auto = the encoder's features
     features: int = 128  # width of the embedding
-    small_crops: int = 6
-    small_size: int = 96  # pixels
+    small_crops: int = 6  # per image, beside the two large ones
+    small_size: int = 96  # pixels of a small crop
     augment: Augmentation = Augmentation(
         crop_scale=(0.14, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, blur=0.5
     )
     small_scale: tuple[float, float] = (0.05, 0.14)  # range of a small crop's area
 
     queue_start_step: int = dataclasses.field(default=0, metadata={'derived': True})
+
+    leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector', 'prototypes')
+    # The official script for small batches: scripts/swav_200ep_bs256_pretrain.sh.
+    recipe: ClassVar[dict] = {
+        'epochs': 200,
+        'optimizer.name': 'larc',
+        'optimizer.lr': 0.6,
+        'optimizer.weight_decay': 1e-6,
+        'optimizer.head_weight_decay': 1e-6,
+        'optimizer.final_factor': 0.001,
+    }
 
     @property
     def smallest_input(self) -> int:
@@ -81,7 +93,7 @@ class SwAV(Task):
             notes['prototypes'] = f'half of batch {batch} + queue {rows}'
         if hidden == 'auto':
             hidden = facts.feature_width
-            notes['hidden'] = "the backbone's feature width"
+            notes['hidden'] = "the encoder's feature width"
         if prototypes < 2:
             raise UserError(f'prototypes={prototypes}: SwAV needs at least 2.')
         positive = (self.temperature, self.epsilon, self.small_size, self.iterations)
@@ -118,21 +130,21 @@ class SwAV(Task):
             views['small'] = jnp.stack([small(k, image, self.small_size) for k in keys[2:]])
         return views
 
-    def init(self, key, backbone, params, batch_stats):
-        head_key, prototype_key = jax.random.split(key)
-        features = jnp.zeros((2, backbone.feature_width))
-        variables = self.projector.init(head_key, features)
+    def init(self, key, encoder, parts):
+        projector_key, prototype_key = jax.random.split(key)
+        features = jnp.zeros((2, encoder.feature_width))
+        projector = self.projector.init(projector_key, features)
         bound = self.features**-0.5  # torch.nn.Linear's default
         kernel = jax.random.uniform(
             prototype_key, (self.prototypes, self.features), minval=-bound, maxval=bound
         )
-        head = {'projector': variables['params'], 'prototypes': unit_rows(kernel)}
-        queue = jnp.zeros((2, self.queue_size, self.features))
-        return head, {'projector': variables['batch_stats']}, {'queue': queue}
+        params = {'projector': projector['params'], 'prototypes': {'rows': unit_rows(kernel)}}
+        batch_stats = {'projector': projector['batch_stats'], 'prototypes': {}}
+        return params, batch_stats, {'queue': jnp.zeros((2, self.queue_size, self.features))}
 
-    def loss(self, backbone, params, state, views, key):
-        embeddings, batch_stats = self._embed(backbone, params, state.batch_stats, views)
-        prototypes = params['head']['prototypes']
+    def loss(self, encoder, params, state, views, key):
+        embeddings, batch_stats = self._embed(encoder, params, state.batch_stats, views)
+        prototypes = params['prototypes']['rows']
         scores = jnp.matmul(embeddings, prototypes.T, precision=Precision.HIGHEST)
         everyone = jnp.stack([parallel.rows_of_all(stop_gradient(e)) for e in embeddings[:2]])
         assignments = jnp.stack(
@@ -143,24 +155,24 @@ class SwAV(Task):
         )
         loss = swapped_prediction_loss(scores, assignments, self.temperature)
         queue = self._enqueue(state.extra['queue'], everyone, state.step)
-        return loss, (batch_stats, {'queue': queue}, {})
+        named = {f'crop{i}': crop for i, crop in enumerate(embeddings)}
+        return loss, Aux(batch_stats, {'queue': queue}, {}, named)
 
-    def _embed(self, backbone, params, batch_stats, views):
+    def _embed(self, encoder, params, batch_stats, views):
         """Unit embeddings [crops, b, D] of all crops; one pass per resolution, as the official."""
-        stats, pooled, rows = batch_stats['backbone'], [], views['large'].shape[0]
+        stats, pooled, rows = batch_stats['encoder'], [], views['large'].shape[0]
         for crops in views.values():
             images = jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
-            feature_map, stats = backbone(params['backbone'], stats, images)
-            pooled.append(global_average_pool(feature_map))
-        variables = {
-            'params': params['head']['projector'],
-            'batch_stats': batch_stats['head']['projector'],
-        }
+            features = encoder(params['encoder'], stats, images)
+            stats = features.batch_stats
+            pooled.append(features.pooled)
+        variables = {'params': params['projector'], 'batch_stats': batch_stats['projector']}
         embeddings, updated = self.projector.apply(
             variables, jnp.concatenate(pooled), mutable=['batch_stats']
         )
-        head_stats = {'projector': updated['batch_stats']}
-        return embeddings.reshape(-1, rows, self.features), {'backbone': stats, 'head': head_stats}
+        embeddings = embeddings.reshape(-1, rows, self.features)
+        new = {'encoder': stats, 'projector': updated['batch_stats'], 'prototypes': {}}
+        return embeddings, new
 
     def _assign(self, embeddings, queue, prototypes):
         """Assignments [B, K] of one crop's global batch, balanced together with a full queue."""
@@ -189,8 +201,8 @@ class SwAV(Task):
 
     def after_update(self, params, extra, step):
         # Official code: unit prototypes before each forward, outside the gradient.
-        head = dict(params['head'], prototypes=unit_rows(params['head']['prototypes']))
-        return dict(params, head=head), extra
+        rows = unit_rows(params['prototypes']['rows'])
+        return dict(params, prototypes={'rows': rows}), extra
 
     def chance_loss(self):
         return math.log(self.prototypes)

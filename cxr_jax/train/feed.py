@@ -5,32 +5,36 @@ import functools
 import os
 
 import jax
+from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.runtime import hosts, parallel
+from cxr_jax.train.stage import Labelled
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.data import PreparedData
 
-SPLIT = 'train'
 IN_FLIGHT = 2  # batches on their way to the devices
-_resident: dict[tuple, dict] = {}  # one split at most: the stages of a curriculum share it
+_resident: dict[tuple, dict] = {}  # one corpus at most: the stages of a curriculum share it
 
 
-def batches(
-    data: PreparedData, batch_size: int, seed: int, start: int, mesh, masks: bool, share: float
-):
+def fields_of(encoder, task) -> tuple[str, ...]:
+    """The fields of a record that a stage reads: pixels, masks of the region, the task's needs."""
+    masks = ('lung_mask',) if encoder.contract.needs_masks else ()
+    return tuple(dict.fromkeys(('image', *masks, *task.needs)))
+
+
+def batches(data: Labelled, sampler: Sampler, start: int, mesh, fields: tuple, share: float):
     """Endless training batches from number `start`, sharded over the mesh; as loader.train_batches.
 
     `share`: the images live on the devices if they take at most this share of a device's memory;
     the batches are the same then, bit for bit.
     """
     shard = (jax.process_index(), jax.process_count())
-    order = data, SPLIT, batch_size, seed, start, shard
-    stored = _on_devices(data, mesh, masks) if _fits(data, mesh, masks, share) else None
+    stored = _on_devices(data, mesh, fields) if _fits(data, mesh, fields, share) else None
     if stored is None:
         _resident.clear()
-        made = (parallel.put_rows(mesh, b) for b in loader.train_batches(*order, masks=masks))
+        read = loader.train_batches(data.corpus, sampler, start, shard, fields, data.labels)
+        made = (parallel.put_rows(mesh, batch) for batch in read)
     else:
-        draw, rows = _compiled_draw(mesh), loader.train_rows(*order)
+        draw, rows = _compiled_draw(mesh), loader.train_rows(sampler, start, shard)
         made = (draw(stored, parallel.put_rows(mesh, {'row': numbers})) for numbers in rows)
     queue = collections.deque()
     for batch in made:
@@ -47,18 +51,21 @@ def _compiled_draw(mesh):
     return parallel.sharded(rows_of, mesh, (False, True), True)
 
 
-def _on_devices(data: PreparedData, mesh, masks: bool) -> dict:
-    what = data.fingerprint, mesh, masks
+def _on_devices(data: Labelled, mesh, fields: tuple) -> dict:
+    labels = () if data.labels is None else (data.labels.tobytes(),)
+    what = data.corpus.fingerprint, mesh, fields, labels
     if what not in _resident:
         _resident.clear()  # before the next one takes its memory
-        _resident[what] = parallel.keep(mesh, loader.whole_split(data, SPLIT, masks))
+        arrays = loader.whole(data.corpus, fields, data.labels)
+        _resident[what] = parallel.keep(mesh, arrays)
     return _resident[what]
 
 
-def _fits(data: PreparedData, mesh, masks: bool, share: float) -> bool:
+def _fits(data: Labelled, mesh, fields: tuple, share: float) -> bool:
     if not share:
         return False
-    needed = data.count(SPLIT) * data.size**2 * (data.bits // 8 + masks)
+    corpus = data.corpus
+    needed = len(corpus) * corpus.size**2 * (corpus.bits // 8 + ('lung_mask' in fields))
     limit = share * _memory(mesh)
     if needed > limit:
         print(

@@ -21,7 +21,15 @@ BOOKKEEPING = ('step', 'seconds', 'session')
 class StageLog:
     """Metrics of one stage; on resume everything after the restored step is dropped first."""
 
-    def __init__(self, directory: pathlib.Path, name: str, start: int, total: int, batch_size: int):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        name: str,
+        start: int,
+        total: int,
+        batch_size: int,
+        show: bool = True,
+    ):
         self.path = directory / 'metrics.jsonl'
         self.rows = [row for row in read_metrics(self.path) if row['step'] <= start]
         write_text(self.path, ''.join(json.dumps(row) + '\n' for row in self.rows))
@@ -37,13 +45,13 @@ class StageLog:
         self._seconds_before = self.rows[-1]['seconds'] if self.rows else 0.0
         self._started = time.monotonic()
         self._spoken = 0.0
-        self._name, self._start, self._total = name, start, total
+        self._name, self._start, self._total, self._show = name, start, total, show
         self._bar = tqdm.tqdm(
             total=total,
             initial=start,
             desc=name,
             unit='step',
-            disable=not sys.stderr.isatty(),
+            disable=not (show and sys.stderr.isatty()),
             dynamic_ncols=True,
             mininterval=0.5,
         )
@@ -71,7 +79,7 @@ class StageLog:
         self.rows += rows
         self._bar.set_postfix_str(f'epoch {epoch:.1f}, loss {rows[-1]["loss"]:.4f}', refresh=False)
         self._bar.update(len(rows))
-        if self._bar.disable:
+        if self._show and self._bar.disable:
             self._plain_line(rows[-1], epoch)
 
     def sync(self) -> None:

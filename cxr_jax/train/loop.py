@@ -1,25 +1,27 @@
-"""The only training loop: a stage from its newest checkpoint, or from its parent, to a step."""
+"""The only training loop: one stage, or several that differ in their rate alone, up to a step."""
 
 import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
+from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
+from cxr_jax.tasks.base import Task
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
+from cxr_jax.train.features import corpus_features
 from cxr_jax.train.log import StageLog
 from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.stage import Stage, stage_seed
 from cxr_jax.train.step import make_train_step
-from cxr_jax.views.region import needs_masks
 from data_pipelines.errors import UserError
 
 LOG_STEPS = 10  # steps between two fetches of metrics from the devices
@@ -29,150 +31,226 @@ class NotFinite(UserError):
     """The loss or the state became NaN or infinite."""
 
 
-def build_stage(stage: Stage, backbone):
-    """(create: parent, lr -> TrainState, transform, rate factor) of a stage; nothing runs yet."""
-    steps = stage.facts.steps_per_epoch
-    frozen = stage.task.frozen(stage.facts)
-    transform = optimizer(stage.config.optimizer, frozen)
-    key = jax.random.key(stage_seed(stage.seed, stage.name))
-
-    def create(parent, lr):
-        params, batch_stats = parent['params'], parent['batch_stats']
-        return states.create(stage.task, backbone, transform, params, batch_stats, key, lr)
-
-    return create, transform, rate_factor(stage.config.optimizer, stage.total_steps, steps)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """What a stage compiles to; stages that differ in their learning rate alone share one."""
+    """What a stage compiles to; stages with one `program_key` share it."""
 
-    backbone: object
-    parent: dict  # {'params', 'batch_stats'} of the backbone
+    parent: dict  # {part: {'params', 'batch_stats'}}
     mesh: object
-    create: Callable
+    create: Callable  # parent, lr -> TrainState
     step: Callable
     step_together: Callable  # the same for stacked states
     like: object  # abstract TrainState, as it is restored
 
 
-def build_program(stage: Stage, backbone, parent: dict, mesh) -> Program:
+def build_program(stage: Stage, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
-    create, transform, factor = build_stage(stage, backbone)
+    task, encoder, facts = stage.task, stage.encoder, stage.facts
+    transform = optimizer(stage.optimizer, task.frozen(facts))
+    factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
+    key = jax.random.key(stage_seed(stage.seed, stage.name))
+
+    def create(parts, lr):
+        return states.create(task, encoder, transform, parts, key, lr)
+
     like = jax.eval_shape(create, parent, 0.0)
-    gray = stage.data.statistics['full']['mean']
-    parts = stage.task, backbone, transform, factor, mesh, stage.region, gray
+    parts = task, encoder, transform, factor, mesh
     step, together = make_train_step(*parts), make_train_step(*parts, True)
-    return Program(backbone, parent, mesh, jax.jit(create), step, together, like)
+    return Program(parent, mesh, jax.jit(create), step, together, like)
 
 
-class Files(NamedTuple):
-    """What a training writes; of several processes the first does."""
+# Looks at the state (or stacked states) at the end of an epoch, before it is saved: epoch, state.
+Monitor = Callable[[int, object], None]
 
-    folder: pathlib.Path  # of the checkpoints
-    checkpoints: Checkpoints
-    log: StageLog
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained, and where it lies.
+
+    One stage, saved in its directory; or several stacked ones, which differ in their rate alone:
+    what is under way is then saved in `scratch`, and at the end each state in its own directory.
+    """
+
+    stages: Sequence[Stage]
+    program: Program
+    directories: Sequence[pathlib.Path]
+    scratch: pathlib.Path | None = None
+    monitors: Sequence[Monitor] = ()
+
+    @property
+    def first(self) -> Stage:
+        return self.stages[0]
+
+    @property
+    def together(self) -> bool:
+        return self.scratch is not None
+
+    @property
+    def title(self) -> str:
+        return f'{"the search of " if self.together else ""}stage {self.first.name}'
 
 
 def train(
-    stage: Stage,
-    program: Program,
-    directory: pathlib.Path,
-    until: int,
-    started: Callable[[int], None] = lambda step: None,
-    watch: Callable[[object], None] | None = None,
-):
-    """Trains up to step `until`, which is saved; returns (state, closed StageLog).
+    training: Training, until: int, started: Callable[[int], None] = lambda step: None
+) -> tuple[object, list[StageLog]]:
+    """Trains up to step `until`, which is saved; returns (state, closed logs of the stages).
 
-    Goes on from the newest intact checkpoint in `directory`. `started` is told the first step;
-    `watch` gets the state at the end of every epoch, before that is saved. Raises Interrupted after
-    a save on SIGTERM, NotFinite with the step. Of several processes the first has the log.
+    Goes on from the newest intact checkpoint. `started` is told the first step. Raises Interrupted
+    after a save on SIGTERM; NotFinite with the step, unless several stages train together: then
+    what diverged is left where it is. Of several processes the first has the logs.
     """
-    with contextlib.closing(hosts.first_only(Checkpoints, directory)) as checkpoints:
-
-        def newest():
-            state = checkpoints.restore(program.like)
-            if state is None:
-                state = program.create(program.parent, stage.config.optimizer.lr)
-            return jax.device_get(state)
-
-        state = parallel.replicate(program.mesh, hosts.on_first(newest))
+    home, program = training.scratch or training.directories[0], training.program
+    with contextlib.closing(hosts.first_only(Checkpoints, home)) as checkpoints:
+        state, begun = hosts.on_first(lambda: _newest(training, checkpoints))
+        state = parallel.replicate(program.mesh, state)
+        if not begun:
+            state = _between(training, state, 0)
         first = int(state.step)
         hosts.on_first(started, first)
-        batch_size = stage.facts.batch_size
-        log = hosts.first_only(StageLog, directory, stage.name, first, until, batch_size)
-        with contextlib.closing(log):
-            files = Files(directory / 'checkpoints', checkpoints, log)
-            state = _run_steps(stage, program, state, until, files, watch)
-    return state, log
+        with contextlib.ExitStack() as open_logs:
+            logs = []
+            for stage, directory in zip(training.stages, training.directories, strict=True):
+                show = stage is training.first
+                log = hosts.first_only(
+                    StageLog, directory, stage.name, first, until, stage.facts.batch_size, show
+                )
+                logs.append(open_logs.enter_context(contextlib.closing(log)))
+            state = _Loop(training, checkpoints, logs).run(state, until)
+    if training.together:
+        _save_alone(training, state)
+    return state, logs
 
 
-def _run_steps(stage, program, state, until, files: Files, watch):
-    """Runs the remaining steps; saves every `config.checkpoint_epochs` and at the end."""
-    first, per_epoch = int(state.step), stage.facts.steps_per_epoch
-    every = max(round(stage.config.checkpoint_epochs * per_epoch), 1)
-    pending: list[tuple[int, dict]] = []
-    last = {}
+def _newest(training: Training, checkpoints: Checkpoints) -> tuple[object, bool]:
+    """(host state to go on from, whether it is a checkpoint's)."""
+    like, program = training.program.like, training.program
+    if training.together:
+        count = len(training.stages)
+        stacked = jax.eval_shape(lambda state: states.stack([state] * count), like)
+        state = checkpoints.restore(stacked)
+        if state is not None:
+            return jax.device_get(state), True
+    own, begun = [], False
+    for stage, directory in zip(training.stages, training.directories, strict=True):
+        if training.together:
+            with contextlib.closing(Checkpoints(directory)) as alone:
+                state = alone.restore(like)
+        else:
+            state = checkpoints.restore(like)
+        begun = begun or state is not None
+        if state is None:
+            state = program.create(program.parent, stage.optimizer.lr)
+        own.append(jax.device_get(state))
+    if len({int(state.step) for state in own}) > 1:
+        raise ValueError('trials at different steps cannot be trained together')
+    return (states.stack(own) if training.together else own[0]), begun
 
-    def flush():
-        nonlocal last
-        rows = [
-            {'step': i} | {k: float(v) for k, v in jax.device_get(metrics).items()}
-            for i, metrics in pending
-        ]
-        pending.clear()
-        for last in rows:
-            if not math.isfinite(last['loss']) or not math.isfinite(last['grad_norm']):
-                raise NotFinite(_advice(stage, last, files.folder))
-        if rows:
-            files.log.write(rows, last['step'] / per_epoch)
 
-    def save(wait):
+def _between(training: Training, state, epoch: int):
+    """What the task does on the host at the border of an epoch, if it does anything."""
+    stage, mesh = training.first, training.program.mesh
+    if type(stage.task).between is Task.between:
+        return state
+    host = jax.device_get(state)
+
+    def features_of() -> np.ndarray:
+        return corpus_features(
+            stage.encoder, mesh, host.parts['encoder'], stage.train.corpus,
+            stage.task.smallest_input, stage.facts.batch_size,
+        )  # fmt: skip
+
+    return parallel.replicate(mesh, stage.task.between(host, epoch, features_of))
+
+
+class _Loop:
+    """The steps of a training from its first to its last."""
+
+    def __init__(self, training: Training, checkpoints: Checkpoints, logs: list[StageLog]):
+        self._training, self._checkpoints, self._logs = training, checkpoints, logs
+        self._stage, self._program = training.first, training.program
+        self._step = self._program.step_together if training.together else self._program.step
+        self._pending: list[tuple[int, dict]] = []
+        self._last: dict = {}
+
+    def run(self, state, until: int):
+        """Runs the remaining steps; saves every `checkpoint_epochs` and at the end."""
+        first, per_epoch = int(state.step), self._stage.facts.steps_per_epoch
+        every = max(round(self._stage.settings.checkpoint_epochs * per_epoch), 1)
+        batches = batches_on_devices(self._stage, self._program.mesh, first)
+        with InterruptFlag() as interrupt:
+            for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
+                state, metrics = self._step(state, batch)
+                self._pending.append((i, metrics))
+                # Read once: a signal during the lines below is for the step after.
+                stopping = hosts.agree(interrupt.raised, now=i % LOG_STEPS == 0)
+                epoch_ends = i % per_epoch == 0
+                saving = i % every == 0 or i == until or stopping
+                if i % LOG_STEPS == 0 or saving or epoch_ends:
+                    # A state is saved only after the losses up to it are known to be finite.
+                    self._fetch()
+                if epoch_ends:
+                    state = _between(self._training, state, i // per_epoch)
+                    for monitor in self._training.monitors:
+                        monitor(i // per_epoch, state)
+                if saving:
+                    self._save(state, wait=i == until or stopping)
+                if stopping:
+                    break
+            if hosts.agree(interrupt.raised):
+                place = f'step {int(state.step)} of {self._stage.total_steps}'
+                raise Interrupted(f'{self._training.title} stopped and saved at {place}')
+        return state
+
+    def _fetch(self) -> None:
+        """Moves the pending metrics from the devices into the logs."""
+        rows = [[] for _ in self._logs]
+        for step, metrics in self._pending:
+            found = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+            for number, own in enumerate(rows):
+                own.append({'step': step} | {k: float(v[number]) for k, v in found.items()})
+        self._pending.clear()
+        for own, log in zip(rows, self._logs, strict=True):
+            for row in own:
+                self._last = row
+                finite = math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])
+                if not finite and not self._training.together:
+                    raise NotFinite(self._advice())
+            if own:
+                log.write(own, own[-1]['step'] / self._stage.facts.steps_per_epoch)
+
+    def _save(self, state, wait: bool) -> None:
         # The losses are those before the last update, which may itself have left their range.
-        if not trees.is_finite(state):
-            raise NotFinite(_advice(stage, last, files.folder))
-        files.log.sync()
-        files.checkpoints.save(state, wait)
+        if not self._training.together and not trees.is_finite(state):
+            raise NotFinite(self._advice())
+        for log in self._logs:
+            log.sync()
+        self._checkpoints.save(state, wait)
 
-    batches = batches_on_devices(stage, program.mesh, first)
-    with InterruptFlag() as interrupt:
-        for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
-            state, metrics = program.step(state, batch)
-            pending.append((i, metrics))
-            # Read once: a signal during the lines below is for the step after.
-            stopping = hosts.agree(interrupt.raised, now=i % LOG_STEPS == 0)
-            saving = i % every == 0 or i == until or stopping
-            watching = watch and i % per_epoch == 0
-            if i % LOG_STEPS == 0 or saving or watching:
-                # A state is saved only after the losses up to it are known to be finite.
-                flush()
-            if watching:
-                watch(state)
-            if saving:
-                save(wait=i == until or stopping)
-            if stopping:
-                break
-        if hosts.agree(interrupt.raised):
-            step_now, total = int(state.step), stage.total_steps
-            raise Interrupted(f'stage {stage.name} stopped and saved at step {step_now} of {total}')
-    return state
+    def _advice(self) -> str:
+        name, row = self._stage.name, self._last
+        return (
+            f'The numbers of stage {name} are no longer finite at step {row["step"]}: loss '
+            f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate '
+            f'{row["learning_rate"]:.3g}. Try a lower rate '
+            f'(--config.stage.{name}.optimizer.lr={self._stage.optimizer.lr / 3:.2g}) or a longer '
+            f'warm-up (--config.stage.{name}.optimizer.warmup_epochs=1). What was saved before '
+            f'that is finite and kept in {self._training.directories[0] / "checkpoints"}.'
+        )
+
+
+def _save_alone(training: Training, state) -> None:
+    """Each trial's checkpoint as if it had been trained alone; a diverged one gets none."""
+    for number, directory in enumerate(training.directories):
+        own = states.unstack(state, number)
+        if trees.is_finite(own):
+            with contextlib.closing(Checkpoints(directory)) as checkpoints:
+                checkpoints.save(own, wait=True)
 
 
 def batches_on_devices(stage: Stage, mesh, start: int):
     """The stage's batches from number `start` on."""
-    masks = needs_masks(stage.region) or stage.task.needs_masks
+    data, balance = stage.train, stage.settings.data.balance
     seed = stage_seed(stage.seed, stage.name)
-    return feed.batches(
-        stage.data, stage.facts.batch_size, seed, start, mesh, masks, stage.on_device
-    )
-
-
-def _advice(stage: Stage, row: dict, checkpoints: pathlib.Path) -> str:
-    rate = row['learning_rate']
-    return (
-        f'The numbers of stage {stage.name} are no longer finite at step {row["step"]}: loss '
-        f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate {rate:.3g}. Try a lower '
-        f'rate (--config.stage.{stage.name}.optimizer.lr={stage.config.optimizer.lr / 3:.2g}) or a '
-        f'longer warm-up (--config.stage.{stage.name}.optimizer.warmup_epochs=1). What was saved '
-        f'before that is finite and kept in {checkpoints}.'
-    )
+    sampler = Sampler(data.corpus, stage.facts.batch_size, seed, balance, data.strata)
+    fields = feed.fields_of(stage.encoder, stage.task)
+    return feed.batches(data, sampler, start, mesh, fields, stage.on_device)

@@ -1,32 +1,104 @@
-"""One stage of a curriculum as planned: everything that determines its result."""
+"""One stage of a curriculum: its settings, and all of it as planned."""
 
 import dataclasses
 import hashlib
 
+import numpy as np
+from data_pipelines.prepared.corpus import Corpus, LeftOut
+
+from cxr_jax.models.encoder import Encoder
+from cxr_jax.store.identity import active
+from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Facts, Task
-from data_pipelines.prepared.data import PreparedData
+from cxr_jax.train.optim import OptimizerSettings
+
+PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
+
+
+@dataclasses.dataclass(frozen=True)
+class StageData:
+    """The images that a stage reads: what is not said here follows from the run's `data`."""
+
+    # Prepared sets; empty = those of data.pretext (a readout: of data.name). The images decide what
+    # a stage's key is, not how they were chosen.
+    sets: tuple[str, ...] = setting((), result=False)
+    # Share of their patients, of what data.pretext_fraction or data.label_fraction leaves.
+    fraction: float = setting(1.0, above=0, at_most=1, result=False)
+    # What is drawn equally often, round by round.
+    balance: str = setting('none', one_of=('none', 'source', 'patient', 'class'), neutral='none')
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Of the learning rate, on the validation split: see cxr_jax/run/search.py."""
+
+    protocol: str = setting('off', one_of=PROTOCOLS, neutral='off')
+    low: float = setting(0.01, above=0)  # lowest candidate
+    high: float = setting(0.25, above=0)  # highest candidate
+    count: int = setting(6, at_least=1)  # candidates
+    log: bool = False  # candidates even in the logarithm
+    epochs: int = setting(20, at_least=1)  # of every candidate; halving: of the last cut's triple
+    fraction: float = setting(0.08, above=0, at_most=1)  # sampled: share of the training images
+    batch_sizes: tuple[int, ...] = setting((), at_least=1)  # candidates too; empty = the stage's
+
+    def inactive(self) -> set[str]:
+        """Fields without an effect: all, unless something is searched."""
+        names = {field.name for field in dataclasses.fields(self)}
+        if self.protocol == 'off':
+            return names
+        return set() if self.protocol == 'sampled' else {'fraction'}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """Settings of one stage; `task` is the task with its hyper-parameters."""
+
+    batch_size: int = setting(256, at_least=1)  # images per step, over all devices
+    epochs: int = setting(100, at_least=1)  # passes over the training images
+    checkpoint_epochs: float = setting(1.0, at_least=0, result=False)  # between two checkpoints
+    data: StageData = StageData()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    search: SearchSettings = SearchSettings()
+    task: Task = Task()
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How a stage's learning rate is found: see cxr_jax.run.search."""
+    """How a stage's learning rate is found: see cxr_jax/run/search.py."""
 
-    protocol: str  # thesis, sampled or halving
-    epochs: int  # of every candidate; halving: what its cuts are fractions of
+    settings: SearchSettings
     trials: tuple['Stage', ...]
     winners: tuple['Stage', ...]  # what the stage becomes if that trial wins
 
 
 @dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Images, and what a readout is to say of them: values and strata of a Target, else None."""
+
+    corpus: Corpus
+    labels: np.ndarray | None = None
+    strata: np.ndarray | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self.corpus)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """Everything that determines one stage's result, resolved (no `auto` left)."""
+    """Everything that determines one stage's result, resolved (no `auto` left).
+
+    `name` is the instance's ('moco2' the second of moco), `kind` its task's name in the registry.
+    """
 
     name: str
-    task: Task
-    config: object  # ConfigDict of config.stage.<name>
+    kind: str
+    settings: StageSettings
     facts: Facts
-    data: PreparedData
-    region: str
+    encoder: Encoder
+    train: Labelled
+    validation: Labelled
+    left_out: LeftOut
     seed: int
     content: dict  # what its key is made of
     key: str
@@ -35,10 +107,24 @@ class Stage:
     on_device: float = 0.0  # share of a device's memory that the training images may take
 
     @property
+    def task(self) -> Task:
+        return self.settings.task
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        return self.settings.optimizer
+
+    @property
     def total_steps(self) -> int:
-        return self.config.epochs * self.facts.steps_per_epoch
+        return self.settings.epochs * self.facts.steps_per_epoch
+
+    @property
+    def program_key(self) -> tuple:
+        """Equal for stages that compile to the same program: their peak rate is state."""
+        optimizer = tuple(sorted(active(dataclasses.replace(self.optimizer, lr=0.0)).items()))
+        return self.task, self.facts, self.total_steps, repr(optimizer)
 
 
 def stage_seed(seed: int, name: str) -> int:
-    """Seed of a stage's head, views and order of the data: the run's seed and the task's name."""
+    """Seed of a stage's head, views and order of the data: the run's seed and the stage's name."""
     return int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:8], 16)

@@ -4,14 +4,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from cxr_jax.store.bundle import fit
 from cxr_jax.store.trees import as_dict
 
 
 @flax.struct.dataclass
 class TrainState:
-    """params and batch_stats are {'backbone': ..., 'head': ...}; `key` is raw PRNG key data.
+    """params and batch_stats are {part: tree}: the encoder, and the parts of the stage's task.
 
-    `lr` is the peak learning rate: an array, so that trials at different rates share one program.
+    `key` is raw PRNG key data. `lr` is the peak learning rate: an array, so that trials at
+    different rates share one program.
     """
 
     step: jax.Array
@@ -21,6 +23,14 @@ class TrainState:
     extra: dict
     key: jax.Array
     lr: jax.Array
+
+    @property
+    def parts(self) -> dict:
+        """{part: {'params', 'batch_stats'}}, as stages hand them over."""
+        return {
+            part: {'params': tree, 'batch_stats': self.batch_stats[part]}
+            for part, tree in self.params.items()
+        }
 
 
 # Axes of several trials' states in one: they share the step and the keys, as each would alone.
@@ -48,15 +58,24 @@ def unstack(state: TrainState, number: int) -> TrainState:
     return state.replace(**own)
 
 
-def create(task, backbone, transform, backbone_params, backbone_stats, seed_key, lr) -> TrainState:
-    """State at step 0 of a stage: the given backbone, a new head, extra and optimiser."""
+def create(task, encoder, transform, parts: dict, seed_key, lr) -> TrainState:
+    """State at step 0 of a stage: the parts that its task takes, its own new ones, a new optimiser.
+
+    `parts` {part: {'params', 'batch_stats'}}: what the stage before left, the encoder at least.
+    """
     head_key, run_key = jax.random.split(seed_key)
-    head, head_stats, extra = task.init(head_key, backbone, backbone_params, backbone_stats)
-    params = {'backbone': backbone_params, 'head': head}
+    own, own_stats, extra = task.init(head_key, encoder, parts)
+    taken = {part: parts[part] for part in task.takes if part in parts and part in own}
+    for part, tree in taken.items():
+        like = {'params': own[part], 'batch_stats': own_stats[part]}
+        fit(tree, like, f'part {part!r} that was handed over')
+    taken['encoder'] = parts['encoder']
+    params = own | {part: tree['params'] for part, tree in taken.items()}
+    batch_stats = own_stats | {part: tree['batch_stats'] for part, tree in taken.items()}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats={'backbone': backbone_stats, 'head': head_stats},
+        batch_stats=batch_stats,
         opt_state=transform.init(params),
         extra=extra,
         key=jax.random.key_data(run_key),

@@ -7,49 +7,42 @@ import optax
 from cxr_jax.runtime import parallel
 from cxr_jax.train.optim import descend
 from cxr_jax.train.state import STACKED
-from cxr_jax.views.region import prepare_images
 
 
-def make_views(task, key, batch: dict, region: str, gray: float) -> dict:
-    """The task's views of this device's rows of a batch."""
+def make_views(task, encoder, key, batch: dict) -> dict:
+    """The task's views of this device's rows of a batch: stored pixels, and what it `needs`."""
     share = batch['image'].shape[0]
     rows = jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
     # Each example's key comes from its global row, so any number of devices sees these views.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-    example = {'image': prepare_images(batch, region, gray), 'label': batch['label']}
-    if task.needs_masks:
-        example['lung_mask'] = batch['lung_mask']
+    example = {'image': encoder.contract.images(batch)} | {name: batch[name] for name in task.needs}
     return jax.vmap(task.views)(keys, example)
 
 
-def make_train_step(
-    task, backbone, transform, factor, mesh, region: str, gray: float, together: bool = False
-):
+def make_train_step(task, encoder, transform, factor, mesh, together: bool = False):
     """Compiled (state, batch) -> (state, metrics); the state is donated.
 
     `transform` of optim.optimizer; `factor` of optim.rate_factor, times the state's peak rate.
 
-    batch: image [B, R, R, 1] uint8 or uint16, label [B], lung_mask where the region or
-    the task needs it; rows sharded over the mesh. metrics: scalars, mean over the global batch.
+    batch: image [B, R, R, 1] uint8 or uint16, lung_mask where the encoder's region needs it, and
+    what the task needs; rows sharded over the mesh. metrics: scalars, mean over the global batch.
     """
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         view_key, loss_key = jax.random.split(key)
-        views = make_views(task, view_key, batch, region, gray)
+        views = make_views(task, encoder, view_key, batch)
 
         def loss_function(params):
-            loss, aux = task.loss(backbone, params, state, views, loss_key)
+            loss, aux = task.loss(encoder, params, state, views, loss_key)
             return parallel.mean(loss), aux
 
-        (loss, (batch_stats, extra, metrics)), grads = jax.value_and_grad(
-            loss_function, has_aux=True
-        )(state.params)
+        (loss, aux), grads = jax.value_and_grad(loss_function, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         rate = state.lr * factor(state.step)
         params = descend(state.params, updates, rate)
-        params, extra = task.after_update(params, extra, state.step)
-        metrics = parallel.mean(metrics) | {
+        params, extra = task.after_update(params, aux.extra, state.step)
+        metrics = parallel.mean(aux.metrics) | {
             'loss': loss,
             'grad_norm': optax.tree.norm(grads),
             'learning_rate': rate,
@@ -57,7 +50,7 @@ def make_train_step(
         state = state.replace(
             step=state.step + 1,
             params=params,
-            batch_stats=batch_stats,
+            batch_stats=aux.batch_stats,
             opt_state=opt_state,
             extra=extra,
         )
@@ -66,3 +59,19 @@ def make_train_step(
     if together:
         step = jax.vmap(step, in_axes=(STACKED, None), out_axes=(STACKED, 0))
     return parallel.sharded(step, mesh, (False, True), (False, False), donate=(0,))
+
+
+def make_observation(task, encoder, mesh, seed: int):
+    """Compiled (state, batch, number) -> (loss, metrics, embeddings) of a batch; nothing changes.
+
+    Views are drawn anew for each `number` but always alike; batch statistics as in training.
+    embeddings: {view: [B, D]}, rows sharded.
+    """
+
+    def observe(state, batch, number):
+        view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+        views = make_views(task, encoder, view_key, batch)
+        loss, aux = task.loss(encoder, state.params, state, views, loss_key)
+        return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
+
+    return parallel.sharded(observe, mesh, (False, True, False), (False, False, True))

@@ -1,4 +1,4 @@
-"""Stored pixels -> images in [0, 1] of one region: the input contract's first half."""
+"""Stored pixels -> values in [0, 1] of one region of the image."""
 
 import jax.numpy as jnp
 
@@ -18,7 +18,7 @@ def needs_masks(region: str) -> bool:
 def select_region(image, lung_mask, region: str, gray: float):
     """Keeps a region of images in [0, 1]; `lung_mask` of the same shape, 1 = lung, else None.
 
-    `lungs_gray` fills the outside with `gray`, the mean of the full images (reference study);
+    `lungs_gray` fills the outside with `gray` (reference study: the mean of whole images);
     `background` blackens the lungs.
     """
     if region == 'full':
@@ -27,9 +27,3 @@ def select_region(image, lung_mask, region: str, gray: float):
     if region == 'background':
         return jnp.where(inside, 0.0, image)
     return jnp.where(inside, image, gray if region == 'lungs_gray' else 0.0)
-
-
-def prepare_images(batch: dict, region: str, gray: float):
-    """Stored pixels of a batch -> images [b, R, R, 1] in [0, 1] of the region."""
-    images = to_unit_range(batch['image'])
-    return select_region(images, batch.get('lung_mask'), region, gray)

@@ -1,13 +1,12 @@
 """What every data set says about itself: a list of images and what is known about each."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 
-UNLABELLED = -1
 # A folder of this name holds lung masks as PNG files, never images.
 LUNG_MASKS = 'lung_masks'
 
@@ -17,12 +16,14 @@ class Item:
     """One image file and what the data set's tables say about it.
 
     Empty text, nan and () mean that the tables do not say; the file's own header then may.
-    `patient` and `study` are raw ids. `boxes` are (x, y, w, h) in pixels of the file's image.
+    `labels` say of each name of the listing whether the image shows it: 1, 0, -1 (uncertain) or -2
+    (not said). `patient` and `study` are raw ids. `boxes` are (x, y, w, h) in pixels of the file's
+    image.
     """
 
     path: Path
     relative: str  # POSIX path below the source folder: the image's name in every later run
-    label: int = UNLABELLED
+    labels: tuple[int, ...] = ()
     patient: str = ''
     study: str = ''
     sex: str = ''
@@ -36,14 +37,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a source folder: `classes` is () for a data set without labels.
+    """All images of a source folder.
 
-    `rejected` are (path relative to the source, reason) of files that have no place in the set;
-    `notes` are sentences for the data card.
+    `names` of what the labels tell, () for a data set without any; `exclusive`: an image with
+    labels shows exactly one of them. `rejected` are (path relative to the source, reason) of files
+    that have no place in the set; `notes` are sentences for the data card.
     """
 
     items: list[Item]
-    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    exclusive: bool = True
     rejected: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,6 +75,11 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
             )
         reader.fieldnames = names
         return [{name: (row[name] or '').strip() for name in names} for row in reader]
+
+
+def one_of(names: Sequence[str], name: str) -> tuple[int, ...]:
+    """The labels of an image that shows `name` and no other of `names`."""
+    return tuple(int(each == name) for each in names)
 
 
 def number(text: str) -> float:

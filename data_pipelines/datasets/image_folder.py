@@ -1,12 +1,15 @@
-"""A folder of images: one subfolder per class, or a flat folder without labels.
+"""A folder of images: one subfolder per class, or a flat folder, with or without labels.
 
     <source>/[images/]<class>/*.png, .jpg, .jpeg, .dcm      or      <source>/[images/]*.png ...
     <source>/metadata.csv       optional: file, and any of patient, label, sex, age, view, source,
                                 lung_mask; further columns are kept as text
     <source>/lesion_boxes.csv   optional: file, finding, x, y, w, h in pixels of the stored image
 
-`file` and `lung_mask` are paths relative to the csv file. Without class folders the column label
-of metadata.csv, if there is one, gives the classes.
+`file` and `lung_mask` are paths relative to the csv file. Without class folders the labels come
+from metadata.csv, if it has any. The column label names a class, or, where a | occurs anywhere in
+it, all findings of an image: 'Effusion|Mass' shows these two and none of the others, 'No Finding'
+or 'no_finding' none at all, an empty cell says nothing. Columns finding:<name> say it one by one:
+1, 0, -1 (uncertain) or empty (not said).
 """
 
 from collections import defaultdict
@@ -14,16 +17,18 @@ from pathlib import Path
 
 from data_pipelines.datasets.base import (
     LUNG_MASKS,
-    UNLABELLED,
     Item,
     Listing,
     existing_folder,
     number,
+    one_of,
     read_table,
 )
 from data_pipelines.errors import UserError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.dcm')
+FINDING = 'finding:'
+NOT_SAID = -2
 KNOWN_COLUMNS = ('file', 'patient', 'label', 'sex', 'age', 'view', 'source', 'lung_mask')
 
 
@@ -46,13 +51,62 @@ def list_items(source: Path, metadata: Path | None = None) -> Listing:
     notes = []
     rows = _metadata(source, metadata, [path for path, _ in paths], notes)
     boxes = _lesion_boxes(source / 'lesion_boxes.csv', [path for path, _ in paths], notes)
-    names = [_class_name(path, folder, rows[path]) for path, folder in paths]
-    classes = tuple(folders) or tuple(sorted({name for name in names if name}))
-    items = [
-        _item(path, source, classes.index(name) if name else UNLABELLED, rows[path], boxes[path])
-        for (path, _), name in zip(paths, names, strict=True)
-    ]
-    return Listing(items, classes, notes=notes)
+    names, exclusive, labels = _labels(paths, folders, rows)
+    items = [_item(path, source, labels[path], rows[path], boxes[path]) for path, _ in paths]
+    return Listing(items, names, exclusive, notes=notes)
+
+
+def _labels(
+    paths: list[tuple[Path, str]], folders: list[str], rows: dict[Path, dict]
+) -> tuple[tuple[str, ...], bool, dict[Path, tuple[int, ...]]]:
+    """(names, whether they exclude one another, {image path: its labels}); UserError."""
+    given = {path: _class_name(path, folder, rows[path]) for path, folder in paths}
+    columns = sorted({name for row in rows.values() for name in row if name.startswith(FINDING)})
+    if columns:
+        if any(given.values()):
+            raise UserError(
+                f'The images have columns of findings ({columns[0]}, ...) and also a class, by '
+                'their folder or in the column label. Keep one of the two.'
+            )
+        names = tuple(column.removeprefix(FINDING).strip() for column in columns)
+        return names, False, {path: _said(path, columns, row) for path, row in rows.items()}
+    if folders or not any('|' in name for name in given.values()):
+        names = tuple(folders) or tuple(sorted(set(given.values()) - {''}))
+        labels = {path: one_of(names, name) if name else () for path, name in given.items()}
+        return names, True, labels
+    found = {path: _findings(path, text) for path, text in given.items()}
+    names = tuple(sorted({name for shown in found.values() for name in shown}))
+    return names, False, {
+        path: tuple(int(name in shown) for name in names) if given[path] else ()
+        for path, shown in found.items()
+    }  # fmt: skip
+
+
+def _said(path: Path, columns: list[str], row: dict) -> tuple[int, ...]:
+    """The cells of the columns finding:<name> as labels."""
+    labels = []
+    for column in columns:
+        cell = row.get(column, '')
+        said = number(cell) if cell else NOT_SAID
+        if said not in (1, 0, -1, NOT_SAID) or (cell and said == NOT_SAID):
+            raise UserError(
+                f'The column {column} has {cell!r} for {path}. It must be 1 (shown), 0 (not '
+                'shown), -1 (uncertain) or empty (not said).'
+            )
+        labels.append(int(said))
+    return tuple(labels) if any(label != NOT_SAID for label in labels) else ()
+
+
+def _findings(path: Path, text: str) -> set[str]:
+    """'Effusion|Mass' as a set, 'No Finding' as an empty one."""
+    shown = {name.strip() for name in text.split('|')} - {''}
+    none = {name for name in shown if name.lower().replace(' ', '_') == 'no_finding'}
+    if none and shown > none:
+        raise UserError(
+            f'The label {text!r} of {path} says that there is no finding, and names one. Correct '
+            'it in the csv.'
+        )
+    return shown - none
 
 
 def _class_folders(top: Path) -> list[str]:
@@ -144,14 +198,16 @@ def _class_name(path: Path, folder: str, row: dict) -> str:
     return folder or label
 
 
-def _item(path: Path, source: Path, label: int, row: dict, boxes: list[tuple]) -> Item:
-    columns = {k: v for k, v in row.items() if k not in KNOWN_COLUMNS and v}
+def _item(path: Path, source: Path, labels: tuple[int, ...], row: dict, boxes: list[tuple]) -> Item:
+    columns = {
+        k: v for k, v in row.items() if v and k not in KNOWN_COLUMNS and not k.startswith(FINDING)
+    }
     if boxes:
         columns['box_findings'] = [finding for finding, _ in boxes]
     return Item(
         path=path,
         relative=path.relative_to(source).as_posix(),
-        label=label,
+        labels=labels,
         patient=row.get('patient', ''),
         sex=row.get('sex', ''),
         age=number(row.get('age', '')),

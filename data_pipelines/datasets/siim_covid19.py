@@ -56,7 +56,7 @@ def list_items(source: Path) -> Listing:
             Item(
                 path=path,
                 relative=path.relative_to(source).as_posix(),
-                label=labels[study],
+                labels=labels[study],
                 study=study,
                 boxes=_boxes(row['boxes'], image, source / IMAGE_TABLE),
                 lung_mask=mask if mask.is_file() else None,
@@ -66,11 +66,11 @@ def list_items(source: Path) -> Listing:
         (path.relative_to(source).as_posix(), f'not listed in {IMAGE_TABLE}')
         for path in files.values()
     ]
-    return Listing(items, CLASSES, rejected)
+    return Listing(items, CLASSES, rejected=rejected)
 
 
-def _study_labels(path: Path) -> dict[str, int]:
-    """{study: index into CLASSES}."""
+def _study_labels(path: Path) -> dict[str, tuple[int, ...]]:
+    """{study: 1 or 0 for each of CLASSES}."""
     labels = {}
     for row in read_table(path, ('id', *LABEL_COLUMNS)):
         flags = [float(row[name] or 0) for name in LABEL_COLUMNS]
@@ -79,7 +79,7 @@ def _study_labels(path: Path) -> dict[str, int]:
                 f'{path}: study {row["id"]} has the labels {flags}; exactly one of the four '
                 'columns must be 1.'
             )
-        labels[row['id'].removesuffix('_study')] = flags.index(1)
+        labels[row['id'].removesuffix('_study')] = tuple(int(flag) for flag in flags)
     return labels
 
 

@@ -1,10 +1,10 @@
 """Lung masks beside a prepared set, <prepared dir>/masks/<name>/: the files, and how to read them.
 
-    masks.npz      accepted masks, in stored order of the records: image_ids [N], splits [N],
-                   rows [N] (record numbers), starts [N + 1] into `packed`: each mask's bits,
-                   row by row, zlib-compressed
+    masks.npz      accepted masks in stored order: image_id [N], rows [N] (stored rows), content
+                   [N] and lung_sums [N, 3] (mask_content and lung_sums of index.Index), starts
+                   [N + 1] into `packed`: each mask's bits, row by row, zlib-compressed
     rejected.csv   image_id, split, reason
-    card.json      what made them, for which prepared set, counts, statistics, settings
+    card.json      what made them, for which prepared set, counts, settings
     contact_sheet.png
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,26 +22,41 @@ import numpy as np
 from data_pipelines.errors import UserError
 
 if TYPE_CHECKING:
-    from data_pipelines.prepared.data import PreparedData
+    from data_pipelines.prepared.data import PreparedSet
 
-FORMAT = 1
+FORMAT = 2
 FOLDER, CARD_FILE, MASKS_FILE, REJECTED_FILE = 'masks', 'card.json', 'masks.npz', 'rejected.csv'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskSet:
-    """The accepted masks of a sidecar; `rows` are their record numbers per split, ascending."""
+    """The accepted masks of a sidecar, of the stored rows `rows`, ascending."""
 
     name: str
     card: dict
-    rows: dict[str, np.ndarray]
-    packed: dict[str, bytes] = field(repr=False)  # image_id -> compressed bits
+    rows: np.ndarray  # int64 [N]
+    content: np.ndarray  # str [N]
+    lung_sums: np.ndarray  # int64 [N, 3]
+    starts: np.ndarray = field(repr=False)
+    packed: bytes = field(repr=False)
 
-    def mask(self, image_id: str) -> np.ndarray:
-        """The lung mask of an accepted image, uint8 0/1 [R, R, 1]."""
-        size = self.card['size']
-        bits = np.frombuffer(zlib.decompress(self.packed[image_id]), np.uint8)
+    def mask(self, row: int) -> np.ndarray:
+        """The lung mask of an accepted stored row, uint8 0/1 [R, R, 1]."""
+        size, k = self.card['size'], int(np.searchsorted(self.rows, row))
+        packed = self.packed[self.starts[k] : self.starts[k + 1]]
+        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=size * size).reshape(size, size, 1)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A mask on its way into a sidecar."""
+
+    image_id: str
+    row: int
+    content: str
+    lung_sums: tuple[int, int, int]
+    packed: bytes
 
 
 def pack(mask: np.ndarray) -> bytes:
@@ -49,28 +64,33 @@ def pack(mask: np.ndarray) -> bytes:
     return zlib.compress(np.packbits(mask > 0).tobytes(), 9)
 
 
-def content_hash(prepared_fingerprint: str, accepted: Iterable[tuple[str, int, bytes]]) -> str:
-    """SHA-256 of a sidecar's (split, row, packed mask), the same wherever the set is prepared."""
+def mask_content(mask: np.ndarray) -> str:
+    """The index's mask_content of a mask, uint8 0/1 [R, R]."""
+    return hashlib.sha256(np.ascontiguousarray(mask, np.uint8).tobytes()).hexdigest()[:32]
+
+
+def content_hash(prepared_fingerprint: str, accepted: Sequence[Accepted]) -> str:
+    """SHA-256 of a sidecar's rows and masks, the same wherever the set is prepared."""
     digest = hashlib.sha256(prepared_fingerprint.encode())
-    for split, row, packed in accepted:
-        digest.update(f'{split} {row}'.encode() + zlib.decompress(packed))
+    for each in accepted:
+        digest.update(f'{each.row} {each.content}'.encode())
     return digest.hexdigest()
 
 
-def save(path: Path, accepted: list[tuple[str, str, int, bytes]]) -> None:
-    """Writes masks.npz from (image_id, split, row, packed mask) in stored order."""
-    ids, splits, rows, packed = zip(*accepted, strict=True)
+def save(path: Path, accepted: Sequence[Accepted]) -> None:
+    """Writes masks.npz, in stored order."""
     np.savez(
         path,
-        image_ids=np.array(ids),
-        splits=np.array(splits),
-        rows=np.array(rows, np.int64),
-        starts=np.cumsum([0, *map(len, packed)]),
-        packed=np.frombuffer(b''.join(packed), np.uint8),
+        image_id=np.char.encode([each.image_id for each in accepted], 'ascii'),
+        rows=np.array([each.row for each in accepted], np.int64),
+        content=np.char.encode([each.content for each in accepted], 'ascii'),
+        lung_sums=np.array([each.lung_sums for each in accepted], np.int64),
+        starts=np.cumsum([0, *(len(each.packed) for each in accepted)]),
+        packed=np.frombuffer(b''.join(each.packed for each in accepted), np.uint8),
     )
 
 
-def open_masks(prepared: 'PreparedData', name: str) -> MaskSet:
+def open_masks(prepared: 'PreparedSet', name: str) -> MaskSet:
     """The sidecar `name` of a prepared set; UserError with the command that makes it."""
     folder = prepared.directory / FOLDER / name
     command = apply_command(prepared, name)
@@ -88,28 +108,24 @@ def open_masks(prepared: 'PreparedData', name: str) -> MaskSet:
             f'them again with: {command}'
         )
     try:
-        with np.load(folder / MASKS_FILE) as stored:
-            fields = {key: stored[key] for key in stored.files}
-        ids, splits, rows, starts = (fields[k] for k in ('image_ids', 'splits', 'rows', 'starts'))
-        blob = fields['packed'].tobytes()
+        with np.load(folder / MASKS_FILE, allow_pickle=False) as stored:
+            return MaskSet(
+                name=name,
+                card=card,
+                content=np.char.decode(stored['content'], 'ascii'),
+                packed=stored['packed'].tobytes(),
+                **{key: stored[key] for key in ('rows', 'lung_sums', 'starts')},
+            )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f'{folder / MASKS_FILE} cannot be read ({error}). Make the masks again with: {command}'
         ) from None
-    return MaskSet(
-        name=name,
-        card=card,
-        rows={split: rows[splits == split] for split in prepared.card['counts']},
-        packed={
-            str(image_id): blob[starts[i] : starts[i + 1]] for i, image_id in enumerate(ids)
-        },
-    )
 
 
-def apply_command(prepared: 'PreparedData', name: str) -> str:
+def apply_command(prepared: 'PreparedSet', name: str) -> str:
     """The command that makes the sidecar `name`."""
     return (
         'python -m cxr_jax.segment apply --config configs/segment.py '
-        f'--config.data.dir={prepared.directory.parents[1]} --config.data.name={prepared.name} '
+        f'--config.data.dir={prepared.data_dir} --config.data.name={prepared.name} '
         f'--config.data.size={prepared.size} --name {name} --segmenter runs/segment-synthetic_cxr'
     )

@@ -1,26 +1,21 @@
 """What one record of a prepared set holds: its TFDS features, and how to read them fast."""
 
 import functools
-import json
-import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.datasets.base import Item
-from data_pipelines.preparing.identity import digest, pseudonym
-from data_pipelines.preparing.ingest import Prepared
-from data_pipelines.raw.resize import transform_boxes
-
 VERSION = '1.0.0'
+# The one TFDS split: who is trained on is for the index to say. ('all' is TFDS's own word.)
+SPLIT = 'images'
 TEXT_FIELDS = ('image_id', 'study', 'patient', 'sex', 'view', 'source', 'columns')
 FLOAT_FIELDS = {'age': (), 'boxes': (-1, 4), 'spacing': (2,)}
-INTEGER_FIELDS = {'label': (), 'original_size': (2,)}
+INTEGER_FIELDS = {'original_size': (2,)}
+# What is read of a record. It holds its labels as well, for those who read it without the index.
 FIELDS = ('image', 'lung_mask', 'has_lung_mask', *TEXT_FIELDS, *FLOAT_FIELDS, *INTEGER_FIELDS)
 
 
@@ -28,8 +23,9 @@ def pixel_type(bits: int) -> type[np.unsignedinteger]:
     return np.uint8 if bits == 8 else np.uint16
 
 
-def features(size: int, bits: int) -> tfds.features.FeaturesDict:
-    """The TFDS features of a prepared set (see the field list in docs and in FIELDS)."""
+def features(size: int, bits: int, labels: int) -> tfds.features.FeaturesDict:
+    """The TFDS features of a prepared set: FIELDS and `labels`, 1, 0, -1 (uncertain) or -2 (not
+    said) for each of the set's names."""
     tensor, text = tfds.features.Tensor, tfds.features.Text
     return tfds.features.FeaturesDict(
         {
@@ -37,7 +33,7 @@ def features(size: int, bits: int) -> tfds.features.FeaturesDict:
             'image': tensor(shape=(size, size, 1), dtype=pixel_type(bits), encoding='bytes'),
             'lung_mask': tensor(shape=(size, size, 1), dtype=np.uint8, encoding='zlib'),
             'has_lung_mask': np.bool_,
-            'label': np.int32,
+            'labels': tensor(shape=(labels,), dtype=np.int8),
             'age': np.float32,
             'boxes': tensor(shape=(None, 4), dtype=np.float32),
             'spacing': tensor(shape=(2,), dtype=np.float32),
@@ -45,90 +41,6 @@ def features(size: int, bits: int) -> tfds.features.FeaturesDict:
             **{name: text() for name in TEXT_FIELDS},
         }
     )
-
-
-@dataclass
-class Entry:
-    """One image on its way into a record: the tables' item and the file's meta, merged.
-
-    `patient` and `study` are digests (identity.py); `patient` is '' when unknown.
-    """
-
-    item: Item
-    meta: dict
-    split: str = ''
-    image: str = field(init=False)
-    patient: str = field(init=False)
-    study: str = field(init=False)
-
-    def __post_init__(self):
-        item, meta = self.item, self.meta
-        self.image = digest('image', item.relative)
-        self.patient = digest('patient', item.patient) if item.patient else meta['patient']
-        self.study = digest('study', item.study) if item.study else meta['study'] or self.image
-
-    @property
-    def group(self) -> str:
-        """What must not be torn apart by a split: the patient, else the study (or image)."""
-        return self.patient or self.study
-
-    @property
-    def sex(self) -> str:
-        letter = (self.item.sex or self.meta['sex'] or '')[:1].upper()
-        return letter if letter in ('F', 'M') else ''
-
-    @property
-    def raw_view(self) -> str:
-        return (self.item.view or self.meta['view'] or '').strip()
-
-    @property
-    def view(self) -> str:
-        """PA or AP, also from 'AP Supine' and the like; '' for lateral and unknown views."""
-        first = self.raw_view.upper()[:2]
-        return first if first in ('PA', 'AP') else ''
-
-    @property
-    def source(self) -> str:
-        return self.item.source or self.meta['source'] or ''
-
-    @property
-    def age(self) -> float:
-        """Years; nan when unknown."""
-        return self.meta['age'] if math.isnan(self.item.age) else self.item.age
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """Lesion boxes in pixels of the prepared image, float32 [n, 4] (x, y, w, h)."""
-        meta = self.meta
-        return transform_boxes(
-            self.item.boxes, meta['original_size'], meta['size'], meta['original_spacing']
-        )
-
-
-def make_record(entry: Entry, prepared: Prepared, salt: bytes) -> dict:
-    """The TFDS example of one image; ids become pseudonyms."""
-    size = prepared.image.shape[0]
-    mask = prepared.lung_mask
-    columns = dict(entry.item.columns)
-    if entry.raw_view and entry.raw_view != entry.view:
-        columns.setdefault('view', entry.raw_view)
-    return {
-        'image': prepared.image[..., None],
-        'lung_mask': (np.zeros((size, size), np.uint8) if mask is None else mask)[..., None],
-        'has_lung_mask': mask is not None,
-        'label': entry.item.label,
-        'image_id': pseudonym(salt, entry.image),
-        'study': pseudonym(salt, entry.study),
-        'patient': pseudonym(salt, entry.patient) if entry.patient else '',
-        'sex': entry.sex,
-        'view': entry.view,
-        'source': entry.source,
-        'age': entry.age,
-        'boxes': entry.boxes,
-        'spacing': np.asarray(entry.meta['spacing'], np.float32),
-        'original_size': np.asarray(entry.meta['original_size'], np.int32),
-        'columns': json.dumps(columns, sort_keys=True),
-    }
 
 
 def decode(raw: bytes, fields: Sequence[str], size: int, bits: int) -> dict:

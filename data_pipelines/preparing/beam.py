@@ -16,13 +16,13 @@ from data_pipelines.preparing.workers import map_isolated
 FILES_AT_ONCE = 64
 
 
-def prepare_some(tasks: Sequence[ingest.Task]) -> None:
+def prepare_some(tasks: Sequence[ingest.FileTask]) -> None:
     """One step of the pipeline. In a process of its own, as a decoder may die of a broken file."""
     for _ in map_isolated(ingest.prepare_file, tasks, processes=1):
         pass
 
 
-def prepare_files(tasks: Sequence[ingest.Task], runner: str, options: Sequence[str]) -> None:
+def prepare_files(tasks: Sequence[ingest.FileTask], runner: str, options: Sequence[str]) -> None:
     """Prepare what can be read of `tasks` by the Beam runner of this name; UserError.
 
     `options` are Beam's own flags, such as '--project=...'.

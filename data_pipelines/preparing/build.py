@@ -4,14 +4,14 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import writer as tfds_writer
 
-from data_pipelines.prepared.records import VERSION, features
+from data_pipelines.prepared.records import SPLIT, VERSION, features
 
 # Many files allow parallel copies; few keep the number of open files small.
 SHARD_BYTES = 512 * 2**20
@@ -27,7 +27,7 @@ class _ArrayRecordWriter(tfds_writer.ExampleWriter):
         writer.close()
 
 
-class PreparedSet(tfds.core.ShardBasedBuilder):
+class RecordsBuilder(tfds.core.ShardBasedBuilder):
     """Records in a given order, in shards of a given size.
 
     GeneratorBasedBuilder would keep up to 1 GiB in memory to shuffle and then needs TensorFlow;
@@ -37,57 +37,45 @@ class PreparedSet(tfds.core.ShardBasedBuilder):
     VERSION = tfds.core.Version(VERSION)
     code_path = None  # no checksums or metadata lie beside this file for TFDS to look for
 
-    def __init__(self, *, dataset: str, size: int, bits: int, fingerprint: str, shards, **kwargs):
-        self.name = dataset
-        self._size, self._bits, self._fingerprint = size, bits, fingerprint
-        self._shards = shards
-        super().__init__(config=tfds.core.BuilderConfig(name=f'{size}px'), **kwargs)
+    def __init__(self, card: Mapping, shards: list[Callable], **kwargs):
+        # Not the set's own name, which may be anything that a folder may be called.
+        self.name = card['dataset']
+        self._card, self._shards = card, shards
+        super().__init__(config=tfds.core.BuilderConfig(name=f'{card["size"]}px'), **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f'Prepared radiographs, fingerprint {self._fingerprint}',
-            features=features(self._size, self._bits),
+            description=f'Prepared radiographs, fingerprint {self._card["fingerprint"]}',
+            features=features(self._card['size'], self._card['bits'], len(self._card['names'])),
         )
 
     def _shard_iterators_per_split(self, dl_manager) -> Mapping[str, list[Callable]]:
-        return self._shards
+        return {SPLIT: self._shards}
 
     def _example_writer(self) -> tfds_writer.ExampleWriter:
         return _ArrayRecordWriter(self.info.file_format)
 
 
 def write_records(
-    directory: Path,
-    dataset: str,
-    size: int,
-    bits: int,
-    fingerprint: str,
-    splits: Mapping[str, list],
-    make: Callable[[object], dict],
+    directory: Path, card: Mapping, entries: Sequence, make: Callable[[object], dict]
 ) -> Path:
-    """Write `make(entry)` for every entry of `splits` {split: entries}, in the given order.
+    """Write `make(entry)` for all entries in their order, as one TFDS split.
 
-    The files come to lie in <directory>/<dataset>/<size>px/1.0.0, which appears complete or not
-    at all; that folder's parent is returned.
+    `card` tells 'dataset', 'size', 'bits', 'names' and 'fingerprint'. The files come to lie in
+    <directory>/<dataset>/<size>px/1.0.0, which appears complete or not at all; that folder's
+    parent is returned.
     """
-    per_shard = max(1, SHARD_BYTES // (size * size * bits // 8))
+    per_shard = max(1, SHARD_BYTES // (card['size'] ** 2 * card['bits'] // 8))
 
-    def generator(part: list) -> Callable[[], Iterator[tuple[int, dict]]]:
+    def generator(part: Sequence) -> Callable[[], Iterator[tuple[int, dict]]]:
         return lambda: ((number, make(entry)) for number, entry in enumerate(part))
 
-    shards = {
-        split: [
-            generator(entries[start : start + per_shard])
-            for start in range(0, len(entries), per_shard)
-        ]
-        for split, entries in splits.items()
-    }
+    shards = [
+        generator(entries[start : start + per_shard]) for start in range(0, len(entries), per_shard)
+    ]
     with quiet():
-        builder = PreparedSet(
-            dataset=dataset, size=size, bits=bits, fingerprint=fingerprint, shards=shards,
-            data_dir=directory, file_format='array_record',
-        )  # fmt: skip
+        builder = RecordsBuilder(card, shards, data_dir=directory, file_format='array_record')
         builder.download_and_prepare()
     return Path(builder.data_path).parent
 

@@ -6,46 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.prepared.records import Entry
-from data_pipelines.preparing.splits import SPLITS
+from data_pipelines.prepared.data import SPLITS
+from data_pipelines.prepared.index import NO, UNCERTAIN, YES
+from data_pipelines.prepared.statistics import statistics
+from data_pipelines.preparing.entry import Entry
 
-# Cramer's V from which an attribute is called confounded with the class.
+# Cramer's V from which an attribute is called confounded with the label.
 CONFOUNDED = 0.3
+# Of an image without any of the names: some are uncertain, none is there, nothing is said.
+OTHER_LABELS = ('uncertain', 'no_finding', 'unlabelled')
 ATTRIBUTES = ('source', 'view', 'sex')
-
-
-def statistics(sums: Sequence[dict[str, int]], bits: int) -> dict[str, dict[str, float]]:
-    """Mean and std (of the population) of the pixels on [0, 1], per region.
-
-    From each image's `sums` (ingest.pixel_sums), exact integers, so the order of the images does
-    not matter. Regions that need lungs appear only if every image has a mask. lungs_gray fills
-    with the mean of the full images.
-    """
-    top = 2**bits - 1
-    total = Counter()
-    for image in sums:
-        total.update(image)
-    n = total['all_n']
-    full = _mean_std(total['all_sum'] / top, total['all_squares'] / top**2, n)
-    if not all('lung_n' in image for image in sums):
-        return {'full': full}
-    lung_sum, lung_squares = total['lung_sum'] / top, total['lung_squares'] / top**2
-    outside, fill = n - total['lung_n'], full['mean']
-    return {
-        'full': full,
-        'lungs_black': _mean_std(lung_sum, lung_squares, n),
-        'lungs_gray': _mean_std(lung_sum + outside * fill, lung_squares + outside * fill**2, n),
-        'background': _mean_std(
-            (total['all_sum'] - total['lung_sum']) / top,
-            (total['all_squares'] - total['lung_squares']) / top**2,
-            n,
-        ),
-    }
-
-
-def _mean_std(total: float, squares: float, n: int) -> dict[str, float]:
-    mean = total / n
-    return {'mean': mean, 'std': math.sqrt(max(squares / n - mean**2, 0.0))}
 
 
 def cramers_v(first: Sequence, second: Sequence) -> float:
@@ -75,44 +45,80 @@ def duplicates(entries: Sequence[Entry]) -> dict[str, int]:
         'extra_copies': sum(len(group) - 1 for group in copies),
         'groups': len(copies),
         'groups_across_splits': sum(len({e.split for e in group}) > 1 for group in copies),
-        'groups_across_classes': sum(len({e.item.label for e in group}) > 1 for group in copies),
+        'groups_across_labels': sum(len({e.labels for e in group}) > 1 for group in copies),
     }
 
 
-def describe(entries: Sequence[Entry], classes: tuple[str, ...], bits: int) -> dict:
+def describe(entries: Sequence[Entry], names: Sequence[str], exclusive: bool, bits: int) -> dict:
     """Everything the card says that follows from the records themselves."""
-    labelled = [entry for entry in entries if entry.item.label >= 0]
-    by_split = {name: [e for e in entries if e.split == name] for name in SPLITS}
-    association = {}
-    for name in ATTRIBUTES:
-        known = [entry for entry in labelled if getattr(entry, name)]
-        association[name] = cramers_v(
-            [entry.item.label for entry in known], [getattr(entry, name) for entry in known]
-        )
+    present = {entry.split for entry in entries}
+    by_split = {name: [e for e in entries if e.split == name] for name in SPLITS if name in present}
     composition = Counter(
-        (class_name(e, classes), e.split, e.sex, e.view, e.source) for e in entries
+        (label, e.split, e.sex, e.view, e.source) for e in entries for label in shown_by(e, names)
     )
-    names = ('class', 'split', 'sex', 'view', 'source', 'images')
+    columns = ('label', 'split', 'sex', 'view', 'source', 'images')
+    with_mask = sum(bool(entry.meta['mask_hash']) for entry in entries)
     return {
         'counts': {name: len(part) for name, part in by_split.items()},
-        'class_counts': {
-            name: [sum(e.item.label == k for e in part) for k in range(len(classes))]
+        'name_counts': {
+            name: [sum(e.labels[k] == YES for e in part) for k in range(len(names))]
             for name, part in by_split.items()
         },
+        'unlabelled': sum(not {YES, NO, UNCERTAIN} & set(e.labels) for e in entries),
         'patients': {name: len({e.group for e in part}) for name, part in by_split.items()},
+        # An image of a multi-label set counts for each of its findings.
         'composition': [
-            dict(zip(names, (*key, n), strict=True)) for key, n in sorted(composition.items())
+            dict(zip(columns, (*key, n), strict=True)) for key, n in sorted(composition.items())
         ],
         'images_without_patient_id': sum(not entry.patient for entry in entries),
-        'images_with_lung_mask': sum('lung_n' in entry.meta['sums'] for entry in entries),
+        'images_with_lung_mask': with_mask,
         'images_with_boxes': sum(bool(entry.item.boxes) for entry in entries),
         'has_patient_ids': all(entry.patient for entry in entries),
-        'has_lung_masks': all('lung_n' in entry.meta['sums'] for entry in entries),
-        'statistics': statistics([e.meta['sums'] for e in by_split['train']], bits),
-        'association_with_class': association,
+        'has_lung_masks': with_mask == len(entries),
+        'statistics': _statistics(by_split['train'], bits) if 'train' in present else {},
+        'association': {name: _association(entries, names, exclusive, name) for name in ATTRIBUTES},
         'duplicates': duplicates(entries),
         'raw_files': _raw_files(entries),
     }
+
+
+def _statistics(entries: Sequence[Entry], bits: int) -> dict[str, dict[str, float]]:
+    sums, lung_sums = ([entry.meta[name] for entry in entries] for name in ('sums', 'lung_sums'))
+    return statistics(np.array(sums), np.array(lung_sums) if all(lung_sums) else None, bits)
+
+
+def _association(
+    entries: Sequence[Entry], names: Sequence[str], exclusive: bool, attribute: str
+) -> dict[str, float]:
+    """Cramer's V of the attribute and the class, or each finding, where both are known."""
+    known = [entry for entry in entries if getattr(entry, attribute)]
+    if exclusive:
+        labels = {'class': [e.labels.index(YES) if YES in e.labels else None for e in known]}
+    else:
+        labels = {
+            name: [e.labels[k] if e.labels[k] in (YES, NO) else None for e in known]
+            for k, name in enumerate(names)
+        }
+    result = {}
+    for what, said in labels.items():
+        pairs = [
+            (label, getattr(entry, attribute))
+            for label, entry in zip(said, known, strict=True)
+            if label is not None
+        ]
+        result[what] = cramers_v(*zip(*pairs, strict=True)) if pairs else 0.0
+    return result
+
+
+def shown_by(entry: Entry, names: Sequence[str]) -> list[str]:
+    """What the labels say of an image: its class or findings, or one of OTHER_LABELS."""
+    found = [name for name, said in zip(names, entry.labels, strict=True) if said == YES]
+    if found:
+        return found
+    uncertain, no_finding, unlabelled = OTHER_LABELS
+    return [
+        uncertain if UNCERTAIN in entry.labels else no_finding if NO in entry.labels else unlabelled
+    ]
 
 
 def _raw_files(entries: Sequence[Entry]) -> dict:
@@ -129,10 +135,6 @@ def _raw_files(entries: Sequence[Entry]) -> dict:
     }
 
 
-def class_name(entry: Entry, classes: tuple[str, ...]) -> str:
-    return classes[entry.item.label] if entry.item.label >= 0 else 'unlabelled'
-
-
 def warnings(card: dict) -> list[str]:
     """Sentences a reader must see before using the data."""
     result = []
@@ -143,18 +145,19 @@ def warnings(card: dict) -> list[str]:
             'They are split by study or by image, so one person may be in training and in test; '
             'results may be too good.'
         )
-    per_split = zip(*card['class_counts'].values(), strict=True)
-    empty = [n for n, counts in zip(card['classes'], per_split, strict=True) if not any(counts)]
+    per_split = zip(*card['name_counts'].values(), strict=True)
+    empty = [n for n, counts in zip(card['names'], per_split, strict=True) if not any(counts)]
     if empty:
         result.append(
-            f'No usable image has the class {", ".join(empty)}: a classifier cannot be trained on '
-            'this set. Add images (see quarantine.csv for those set aside), or correct the labels.'
+            f'No usable image is labelled {", ".join(empty)}: that cannot be learnt from this set. '
+            'Add images (see quarantine.csv for those set aside), or correct the labels.'
         )
-    for name, value in card['association_with_class'].items():
-        if value >= CONFOUNDED:
+    for name, values in card['association'].items():
+        strong = [f'{what} {v:.2f}' for what, v in values.items() if v >= CONFOUNDED]
+        if strong:
             result.append(
-                f"The class depends on the {name} (Cramer's V = {value:.2f}): a model can "
-                f'score well by recognising the {name} instead of disease.'
+                f"The label depends on the {name} (Cramer's V of {name} and {', '.join(strong)}): "
+                f'a model can score well by recognising the {name} instead of disease.'
             )
     copies = card['duplicates']
     if copies['groups_across_splits']:
@@ -162,9 +165,9 @@ def warnings(card: dict) -> list[str]:
             f'{copies["groups_across_splits"]} groups of pixel-identical images are spread over '
             'several splits: test images were seen in training.'
         )
-    if copies['groups_across_classes']:
+    if copies['groups_across_labels']:
         result.append(
-            f'{copies["groups_across_classes"]} groups of pixel-identical images carry '
+            f'{copies["groups_across_labels"]} groups of pixel-identical images carry '
             'different labels.'
         )
     return result
@@ -173,15 +176,18 @@ def warnings(card: dict) -> list[str]:
 def markdown(card: dict) -> str:
     """The card as a page."""
     rows = card['composition']
-    labels = [c for c in (*card['classes'], 'unlabelled') if _images(rows, **{'class': c})]
-    lines = [f'# {card["dataset"]}, {card["size"]} px, {card["bits"]} bits', '']
+    labels = [c for c in (*card['names'], *OTHER_LABELS) if _images(rows, label=c)]
+    reader = '' if card['name'] == card['dataset'] else f' ({card["dataset"]})'
+    lines = [f'# {card["name"]}{reader}, {card["size"]} px, {card["bits"]} bits', '']
     lines += [f'> **Warning.** {sentence}\n' for sentence in card['warnings']]
     lines += ['## Images and patients', '']
+    if not card['exclusive']:
+        lines += ['An image counts for each of its findings.', '']
     unit = 'patients' if card['has_patient_ids'] else 'patients or studies'
     lines += _table(
         ['split', *labels, 'images', unit],
         [
-            [split, *(_images(rows, split=split, **{'class': c}) for c in labels), n,
+            [split, *(_images(rows, split=split, label=c) for c in labels), n,
              card['patients'][split]]
             for split, n in card['counts'].items()
         ],
@@ -194,13 +200,14 @@ def markdown(card: dict) -> str:
     ]
     for name in ATTRIBUTES:
         values = sorted({row[name] for row in rows})
-        lines += [f'## Class by {name}', '']
+        lines += [f'## Label by {name}', '']
         lines += _table(
-            ['class', *(value or 'unknown' for value in values)],
-            [[c, *(_images(rows, **{'class': c, name: v}) for v in values)] for c in labels],
+            ['label', *(value or 'unknown' for value in values)],
+            [[c, *(_images(rows, label=c, **{name: v}) for v in values)] for c in labels],
         )
-        value = card['association_with_class'][name]
-        lines += [f"Cramer's V of class and {name}, where both are known: {value:.2f}", '']
+        values = ', '.join(f'{what} {v:.2f}' for what, v in card['association'][name].items())
+        if values:
+            lines += [f"Cramer's V of {name} and label, where both are known: {values}", '']
     lines += ['## Pixels of the train split, on [0, 1]', '']
     lines += _table(
         ['region', 'mean', 'std'],

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.datasets.base import Item
+from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.preparing.identity import digest
 from data_pipelines.raw.dicom import UnreadableRadiograph, read_image_file, read_radiograph
 from data_pipelines.raw.resize import (
@@ -25,15 +26,15 @@ from data_pipelines.raw.resize import (
     resize_mask_nearest,
 )
 
-# Part of every cache key: raise it when the same file would be prepared differently.
-DECODER_VERSION = 1
+# Part of every cache key: raise it when the same file would be prepared, or kept, differently.
+DECODER_VERSION = 2
 KEPT_HEADER = (
     'sex', 'age', 'view', 'source', 'bits', 'transfer_syntax', 'photometric', 'warnings',
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Task:
+class FileTask:
     """What a worker process needs to prepare one image, and where it leaves the result."""
 
     path: Path
@@ -45,7 +46,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class IngestedImage:
     """A prepared image [R, R] uint8 or uint16, its lung mask [R, R] 0/1 or None, and `meta`:
     sizes and spacings, header values, digests of ids and of pixels, sums for statistics."""
 
@@ -62,7 +63,7 @@ def file_state(path: Path | None) -> tuple:
     return status.st_size, status.st_mtime_ns
 
 
-def make_task(item: Item, size: int, bits: int, cache: Path) -> Task:
+def make_task(item: Item, size: int, bits: int, cache: Path) -> FileTask:
     # Relative paths, so that machines which mount the source elsewhere share the cache.
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
@@ -70,25 +71,25 @@ def make_task(item: Item, size: int, bits: int, cache: Path) -> Task:
         size, bits, DECODER_VERSION,
     )  # fmt: skip
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return Task(item.path, item.relative, item.lung_mask, size, bits, cache / f'{name}.npz')
+    return FileTask(item.path, item.relative, item.lung_mask, size, bits, cache / f'{name}.npz')
 
 
-def prepare_file(task: Task) -> str:
+def prepare_file(task: FileTask) -> str:
     """Prepare one image and write task.result; returns '' or the reason it cannot be read.
 
     An error of writing, such as a full disk, is raised: it is not the file's fault.
     """
     try:
-        prepared = _prepare(task)
+        ingested = _prepare(task)
     except UnreadableRadiograph as error:
         return str(error)
     except Exception as error:
         # A decoder's own message may quote the header, which holds the patient's name.
         return f'{type(error).__name__} while decoding'
-    arrays = {'image': prepared.image}
-    if prepared.lung_mask is not None:
-        arrays['lung_mask'] = np.packbits(prepared.lung_mask)
-    arrays['meta'] = np.frombuffer(json.dumps(prepared.meta).encode(), np.uint8)
+    arrays = {'image': ingested.image}
+    if ingested.lung_mask is not None:
+        arrays['lung_mask'] = np.packbits(ingested.lung_mask)
+    arrays['meta'] = np.frombuffer(json.dumps(ingested.meta).encode(), np.uint8)
     # Not the process's number: another machine's may be the same.
     temporary = task.result.with_suffix(f'.{uuid.uuid4().hex}.tmp')
     with temporary.open('wb') as file:
@@ -97,14 +98,14 @@ def prepare_file(task: Task) -> str:
     return ''
 
 
-def load(result: Path) -> Prepared:
+def load(result: Path) -> IngestedImage:
     """Read back what prepare_file wrote."""
     with np.load(result) as arrays:
         image = arrays['image']
         mask = None
         if 'lung_mask' in arrays:
             mask = np.unpackbits(arrays['lung_mask'], count=image.size).reshape(image.shape)
-        return Prepared(image, mask, json.loads(arrays['meta'].tobytes()))
+        return IngestedImage(image, mask, json.loads(arrays['meta'].tobytes()))
 
 
 def load_meta(result: Path) -> dict:
@@ -128,7 +129,7 @@ def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[i
     return quantise(resized, bits), pixels.shape, header
 
 
-def _prepare(task: Task) -> Prepared:
+def _prepare(task: FileTask) -> IngestedImage:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
         image, shape, header = prepare_image(task.path, task.size, task.bits)
@@ -145,10 +146,11 @@ def _prepare(task: Task) -> Prepared:
         'study': digest('study', header['study_uid']) if header['study_uid'] else '',
         'image_hash': hashlib.sha256(image.tobytes()).hexdigest(),
         'mask_hash': '' if mask is None else hashlib.sha256(mask.tobytes()).hexdigest(),
-        'sums': pixel_sums(image, mask),
+        'sums': pixel_sums(image),
+        'lung_sums': None if mask is None else pixel_sums(image[mask.astype(bool)]),
         **{name: header[name] for name in KEPT_HEADER},
     }
-    return Prepared(image, mask, meta)
+    return IngestedImage(image, mask, meta)
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -167,18 +169,3 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
             f'the image {shape[0]} x {shape[1]}'
         )
     return (values > values.max() / 2).astype(np.uint8)
-
-
-def pixel_sums(image: np.ndarray, mask: np.ndarray | None) -> dict[str, int]:
-    """Count, sum and sum of squares of all pixels and of the lungs, as exact integers."""
-
-    def add_up(name: str, values: np.ndarray) -> dict[str, int]:
-        values = values.astype(np.uint64)
-        return {
-            f'{name}_n': values.size,
-            f'{name}_sum': int(values.sum()),
-            f'{name}_squares': int((values * values).sum()),
-        }
-
-    sums = add_up('all', image)
-    return sums if mask is None else sums | add_up('lung', image[mask.astype(bool)])

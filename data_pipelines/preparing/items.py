@@ -1,4 +1,4 @@
-"""The raw files of a data set: which there are, and their prepared images in the cache.
+"""What is to be prepared: the settings, the raw files, and their prepared images in the cache.
 
 Several machines that see the same folders can each prepare a share of the files; a preparation
 that follows finds them in the cache.
@@ -7,6 +7,7 @@ that follows finds them in the cache.
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.datasets import DATASETS, image_folder
@@ -15,53 +16,92 @@ from data_pipelines.errors import UserError
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.workers import map_isolated, with_progress
 
+DRAWN, NONE = 'drawn', 'none'  # how images come to their splits
 
-def checked_processes(size: int, bits: int, processes: int | None) -> int:
-    """How many processes to use, None being one per core; UserError for impossible settings."""
-    if bits not in (8, 16) or size < 8:
-        raise UserError(f'--bits must be 8 or 16 and --size at least 8, not {bits} and {size}.')
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is prepared, from what, and how; UserError for settings that cannot be."""
+
+    dataset: str  # the reader, one of DATASETS
+    source: str | Path | None  # folder of the raw files
+    data_dir: str | Path
+    size: int = 256  # pixels on a side
+    bits: int = 8  # 8 or 16 per pixel
+    seed: int = 0  # of the splits that are drawn
+    name: str = ''  # of the prepared set; '' = the dataset
+    splits: str = DRAWN  # or given by <source>/splits.csv; NONE: every image is for training
+    metadata: str | Path | None = None  # image_folder: csv, default <source>/metadata.csv
+
+    def __post_init__(self):
+        if self.dataset not in DATASETS:
+            raise UserError(f'Unknown data set {self.dataset!r}; known are {", ".join(DATASETS)}.')
+        name, source = self.name or self.dataset, self.source
+        if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+            raise UserError(f'{name!r} cannot name a prepared set; use letters, digits, _ and -.')
+        if self.bits not in (8, 16) or self.size < 8:
+            raise UserError(
+                f'--bits must be 8 or 16 and --size at least 8, not {self.bits} and {self.size}.'
+            )
+        if self.splits not in (DRAWN, NONE):
+            raise UserError(f'--splits must be {DRAWN} or {NONE}, not {self.splits!r}.')
+        if source is None and self.dataset == 'synthetic_cxr':
+            source = Path(self.data_dir) / name / 'raw'
+        if source is None:
+            raise UserError(
+                f'The data set {self.dataset} needs --source, the folder of its raw files.'
+            )
+        if self.metadata is not None and self.dataset != 'image_folder':
+            raise UserError(
+                f'--metadata is for image_folder; {self.dataset} has tables of its own.'
+            )
+        object.__setattr__(self, 'name', name)
+        object.__setattr__(self, 'source', Path(source))
+        object.__setattr__(self, 'data_dir', Path(self.data_dir))
+
+    @property
+    def directory(self) -> Path:
+        """Of the prepared set."""
+        return self.data_dir / self.name / f'{self.size}px'
+
+    @property
+    def cache(self) -> Path:
+        """Where the prepared images lie until the set is put together."""
+        return self.data_dir / '.cache' / self.name / f'{self.size}px'
+
+    def list_items(self) -> Listing:
+        """What the data set's own module finds in the source folder; UserError."""
+        if self.metadata is None:
+            return DATASETS[self.dataset].list_items(self.source)
+        return image_folder.list_items(self.source, Path(self.metadata))
+
+    def make_tasks(self, listing: Listing) -> dict[str, ingest.FileTask]:
+        """{relative path: task} of every image, with a private cache for the results."""
+        private = self.data_dir / '.cache'
+        if not private.is_dir():
+            private.mkdir(parents=True, exist_ok=True)
+            private.chmod(0o700)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        return {
+            item.relative: ingest.make_task(item, self.size, self.bits, self.cache)
+            for item in listing.items
+        }
+
+
+def checked_processes(processes: int | None) -> int:
+    """How many processes to use, None being one per core; UserError."""
     processes = (os.cpu_count() or 1) if processes is None else processes
     if processes < 1:
         raise UserError(f'processes must be at least 1, not {processes}.')
     return processes
 
 
-def list_items(dataset: str, source: str | Path | None, metadata: str | Path | None) -> Listing:
-    """What the data set's own module finds in the source folder; UserError."""
-    if dataset not in DATASETS:
-        raise UserError(f'Unknown data set {dataset!r}; known are {", ".join(DATASETS)}.')
-    if source is None:
-        raise UserError(f'The data set {dataset} needs --source, the folder of its raw files.')
-    if metadata is None:
-        return DATASETS[dataset].list_items(Path(source))
-    if dataset != 'image_folder':
-        raise UserError(f'--metadata is for image_folder; {dataset} has tables of its own.')
-    return image_folder.list_items(Path(source), Path(metadata))
-
-
-def cache_folder(data_dir: Path, dataset: str, size: int) -> Path:
-    """Where the prepared images lie until the set is put together."""
-    return data_dir / '.cache' / dataset / f'{size}px'
-
-
-def make_tasks(
-    listing: Listing, data_dir: Path, dataset: str, size: int, bits: int
-) -> dict[str, ingest.Task]:
-    """{relative path: task} of every image, with a private cache for the results."""
-    cache = cache_folder(data_dir, dataset, size)
-    if not (data_dir / '.cache').is_dir():
-        (data_dir / '.cache').mkdir(parents=True, exist_ok=True)
-        (data_dir / '.cache').chmod(0o700)
-    cache.mkdir(parents=True, exist_ok=True)
-    return {item.relative: ingest.make_task(item, size, bits, cache) for item in listing.items}
-
-
-def missing(tasks: Iterable[ingest.Task]) -> list[ingest.Task]:
+def missing(tasks: Iterable[ingest.FileTask]) -> list[ingest.FileTask]:
     """Those that are not in the cache."""
     return [task for task in tasks if not task.result.is_file()]
 
 
-def decode(tasks: Sequence[ingest.Task], processes: int) -> dict[str, str]:
+def decode(tasks: Sequence[ingest.FileTask], processes: int) -> dict[str, str]:
     """Prepare files; {relative path: reason} of the unreadable."""
     outcomes = map_isolated(ingest.prepare_file, tasks, processes)
     return {
@@ -72,27 +112,19 @@ def decode(tasks: Sequence[ingest.Task], processes: int) -> dict[str, str]:
 
 
 def prepare_share(
-    share: tuple[int, int],
-    dataset: str,
-    source: str | Path | None,
-    data_dir: str | Path,
-    size: int = 256,
-    bits: int = 8,
-    processes: int | None = None,
-    metadata: str | Path | None = None,
+    what: Preparation, share: tuple[int, int], processes: int | None = None
 ) -> tuple[int, dict[str, str]]:
-    """Prepare the files of share[0] of share[1] into the cache of `data_dir`, for a later
-    prepare(): how many files the share has, and {relative path: reason} of the unreadable.
+    """Prepare the files of share[0] of share[1] into the cache, for a later prepare(): how many
+    files the share has, and {relative path: reason} of the unreadable.
 
     Shares may be prepared at the same time, on machines that see the same folders. UserError.
     """
-    processes = checked_processes(size, bits, processes)
-    if dataset == 'synthetic_cxr':
+    processes = checked_processes(processes)
+    if what.dataset == 'synthetic_cxr':
         raise UserError(
             'The files of synthetic_cxr are generated by one machine: prepare it without --shard.'
         )
-    listing = list_items(dataset, source, metadata)
-    tasks = make_tasks(listing, Path(data_dir), dataset, size, bits)
+    tasks = what.make_tasks(what.list_items())
     # Hashed names spread large and slow files evenly, in the same way on every machine.
     own = sorted(tasks.values(), key=lambda task: task.result.name)[share[0] :: share[1]]
     return len(own), decode(missing(own), processes)

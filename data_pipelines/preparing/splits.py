@@ -6,11 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.data import SPLITS
 
-SPLITS = ('train', 'validation', 'test')
 FRACTIONS = (0.7, 0.1, 0.2)
 ATTEMPTS = 100
 
@@ -38,8 +36,9 @@ def assign_splits(
 ) -> dict[str, str]:
     """Give each patient one of SPLITS.
 
-    `patients[i]` and `labels[i]` belong to image i. The order within a stratum is a hash of
-    (seed, patient), so neither the order of the files nor other patients of other classes matter.
+    `patients[i]` and `labels[i]` belong together; an image with several labels comes once for each.
+    The order within a stratum is a hash of (seed, patient), so neither the order of the files nor
+    other patients of other classes matter.
     A patient with several labels counts for the one that fewest patients have. Every class with
     at least three patients appears in every split; where such patients make that fail, the hash
     order is drawn again.
@@ -115,13 +114,3 @@ def read_splits(path: Path) -> dict[str, str]:
                     f'{result[patient]} and {split}; keep one.'
                 )
     return result
-
-
-def assign_folds(patients: Sequence[str], folds: int) -> np.ndarray:
-    """Fold 0 .. folds-1 of each image: patients in the order in which they first appear, in turn.
-
-    The stored order of a prepared set is one of hashed names, hence random, and the same wherever
-    the set is prepared; its pseudonyms, which a hash would need, are not.
-    """
-    number = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
-    return np.array([number[patient] % folds for patient in patients])

@@ -1,4 +1,4 @@
-"""The csv files and folders of SIIM-FISABIO-RSNA COVID-19 Detection (reference_facts 16.1)."""
+"""The csv files and folders of SIIM-FISABIO-RSNA COVID-19 Detection."""
 import csv
 import os
 from collections.abc import Iterable

@@ -19,6 +19,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from data_pipelines.datasets.base import Item
 from data_pipelines.prepare import prepare
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.records import SPLIT
+from data_pipelines.prepared.sampler import Sampler
+from data_pipelines.prepared.target import target_of
 from data_pipelines.preparing.ingest import make_task, prepare_file, prepare_image
 from data_pipelines.raw.dicom_write import Storage, write_dicom
 from scripts.benches.measure import report, take_turns
@@ -40,25 +43,31 @@ def bench_input(rounds: int) -> None:
             Image.fromarray(noise).save(path, compress_level=0)
         prepared = prepare('image_folder', f'{folder}/raw', f'{folder}/data', size=SIZE)
         builder = tfds.builder_from_directory(str(prepared.directory / '1.0.0'))
-        batches = prepared.counts['train'] // BATCH
+        corpus = prepared.corpus('train')
+        values = target_of(prepared).values(corpus)
+        sampler = Sampler(corpus, BATCH, seed=0)
+        batches = len(corpus) // BATCH
 
         def naive() -> int:
-            source = builder.as_data_source('train')
-            order = np.random.default_rng(0).permutation(len(source)).tolist()
+            source = builder.as_data_source(SPLIT)
+            order = np.random.default_rng(0).permutation(len(corpus)).tolist()
             for i in range(batches):
                 records = [source[k] for k in order[i * BATCH : (i + 1) * BATCH]]
                 np.stack([record['image'] for record in records])
-                np.stack([record['label'] for record in records])
+                np.stack([record['labels'] for record in records])
             return batches * BATCH
 
         def consume(stream, n: int) -> int:
             return sum(len(batch['image']) for batch in islice(stream, n))
 
+        def endless():
+            return loader.train_batches(corpus, sampler, fields=('image', 'label'), labels=values)
+
         def one_epoch(keep_bytes: int = loader.KEEP_BYTES) -> int:
             with mock.patch.object(loader, 'KEEP_BYTES', keep_bytes):
-                return consume(loader.train_batches(prepared, 'train', BATCH, seed=0), batches)
+                return consume(endless(), batches)
 
-        kept = loader.train_batches(prepared, 'train', BATCH, seed=0)
+        kept = endless()
         consume(kept, 2 * batches)  # every record has been read once
         runs = {
             'tfds record by record': naive,
@@ -66,7 +75,7 @@ def bench_input(rounds: int) -> None:
             'loader, set too large to keep': lambda: one_epoch(keep_bytes=0),
             'loader, later epochs': lambda: consume(kept, 4 * batches),
             'loader, evaluation': lambda: consume(
-                loader.eval_batches(prepared, 'train', BATCH, masks=False), batches
+                loader.eval_batches(corpus, BATCH, masks=False, labels=values), batches
             ),
         }
         report('input', take_turns(runs, rounds), 'tfds record by record', size=SIZE, batch=BATCH)

@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_jax.evaluation.metrics import rank_auc
 from cxr_jax.report.formats import is_known
 
 STYLE = {
@@ -24,6 +23,7 @@ STYLE = {
     'ytick.labelsize': 8,
     'legend.fontsize': 8,
     'legend.frameon': False,
+    'text.parse_math': False,  # a name of the data may hold a dollar
 }
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -38,13 +38,13 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
     return figure
 
 
-def confusion_picture(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Figure:
     """Counts [K, K] (rows: true) with the percent of each true class; colour follows percent."""
-    confusion, k = np.asarray(confusion), len(classes)
+    confusion, k = np.asarray(confusion), len(names)
     images = confusion.sum(1)
     share = 100 * confusion / np.maximum(images, 1)[:, None]
     side = max(3.0, 0.8 * k)
-    names = [textwrap.fill(name, 16, break_long_words=False) for name in classes]
+    names = [textwrap.fill(name, 16, break_long_words=False) for name in names]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(side + 1.9, side + 0.8)
         axes = figure.add_subplot()
@@ -72,21 +72,30 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def roc_picture(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """One ROC curve per class against the rest, from probabilities [N, K] and labels [N]."""
+def roc_picture(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Figure:
+    """One ROC curve for each name, from scores [N, K] and labels.
+
+    labels [N]: of each class against the rest; [N, K] of 1, 0, -1: of each finding, over the
+    images in which it is known (not -1).
+    """
+    labels = np.asarray(labels)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(4.6, 4.4 + 0.18 * len(classes))
+        figure = new_figure(4.6, 4.4 + 0.18 * len(names))
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        for c, name in enumerate(classes):
-            positive = np.asarray(labels) == c
+        for k, name in enumerate(names):
+            own = (labels == k).astype(int) if labels.ndim == 1 else labels[:, k]
+            known = labels >= 0 if labels.ndim == 1 else own >= 0
+            positive = own[known] == 1
             if positive.any() and not positive.all():
-                false, true = _roc_points(probabilities[:, c], positive)
-                auc = rank_auc(probabilities[:, c], positive)[0]
-                style = '-' if c < len(COLOURS) else '--'
+                false, true = _roc_points(np.asarray(scores)[known, k], positive)
+                count = f'n = {positive.sum():,}'
+                if labels.ndim == 2:
+                    count += f' of {len(positive):,}'
                 axes.plot(
-                    false, true, style, linewidth=1.5, color=COLOURS[c % len(COLOURS)],
-                    label=f'{name} (AUC {auc:.3f}, n = {positive.sum():,})',
+                    false, true, '-' if k < len(COLOURS) else '--', linewidth=1.5,
+                    color=COLOURS[k % len(COLOURS)],
+                    label=f'{name} (AUC {np.trapezoid(true, false):.3f}, {count})',
                 )
         axes.set(
             xlabel='false positive rate (1 − specificity)',

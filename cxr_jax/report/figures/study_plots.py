@@ -1,5 +1,6 @@
 """Pictures of a study: bars of every curriculum with intervals, and the curves of a search."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -12,8 +13,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cxr_jax.report.figures.pictures import COLOURS, STYLE, new_figure
 from cxr_jax.report.formats import is_known, plain
+from cxr_jax.report.measures import Measure
+from cxr_jax.report.study_grid import Page, Row
 from cxr_jax.report.study_searches import Search, batches_differ, candidate, judged_at
-from cxr_jax.report.study_tables import Row
 
 _GRAY = '#707070'
 _DASHED = (0, (4, 3))
@@ -22,59 +24,82 @@ _HEADINGS = {
     'baseline': 'baselines', 'single': 'one task', 'pair': 'two tasks', 'triple': 'three tasks',
     'longer': 'four and more tasks',
 }  # fmt: skip
+_Place = tuple[str, str]  # level of the row, column
 
 
-def bars_picture(
-    rows: Sequence[Row],
-    regions: Sequence[str],
-    figures: Mapping[tuple[str, str], dict],
-    label: str,
-    marks: Mapping[tuple[str, str], float | None] | None = None,
-    mark_label: str = '',
-    line: float | None = None,
-    line_label: str = '',
-) -> Figure:
-    """A group of horizontal bars a curriculum, one a region, with intervals and single seeds.
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """What a picture of bars shows: a figure of every row in every column."""
 
-    figures: (name of the curriculum, region) -> figure of a fraction, shown in percent; marks: a
-    fraction of its own beside each bar; line: one for all bars (chance).
-    """
+    page: Page
+    figures: Mapping[_Place, dict]
+    measure: Measure  # its chance level is a line through all bars
+    label: str
+    marks: Mapping[_Place, float | None] = dataclasses.field(default_factory=dict)  # at a bar each
+    mark_label: str = ''
+
+    @property
+    def scale(self) -> int:
+        return 100 if self.measure.unit == 'percent' else 1
+
+    def limit(self) -> float:
+        """Where the axis ends."""
+        values = [
+            x for f in self.figures.values() for x in (f['value'], f['high'], *f['per_seed'])
+        ]
+        values += [*self.marks.values(), self.measure.chance]
+        highest = max(filter(is_known, values), default=1.0)
+        return min(1.04 * highest, 1.0) if highest <= 1 else 1.04 * highest
+
+
+def bars_picture(bars: Bars) -> Figure:
+    """A group of horizontal bars a row, one a column, with intervals and single seeds."""
+    rows, columns = bars.page.rows, bars.page.columns
     centres, headings, top = {}, {}, 0.0
     for i, row in enumerate(rows):
-        if i == 0 or rows[i - 1].kind != row.kind:
-            headings[top + 0.6] = _HEADINGS[row.kind]
+        if row.kind and (i == 0 or rows[i - 1].kind != row.kind):
+            headings[top + 0.6] = _HEADINGS.get(row.kind, row.kind)
             top += 1.5
-        centres[row.name] = top + len(regions) / 2
-        top += len(regions) + 0.6
-    highest = [x for f in figures.values() for x in (f['value'], f['high'], *f['per_seed'])]
-    highest += [*(marks or {}).values(), line]
-    limit = 100 * max(filter(is_known, highest), default=1.0)
+        centres[row.level] = top + len(columns) / 2
+        top += len(columns) + 0.6
+    chance = bars.measure.chance
     # The values stand to the right of the axes, so the bars keep the whole width.
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.2, _BAR * top + 1.2)
         axes = figure.add_subplot()
         for row in rows:
-            for i, region in enumerate(regions):
-                place = centres[row.name] + i - (len(regions) - 1) / 2
-                mark = (marks or {}).get((row.name, region))
-                _bar(axes, place, figures[row.name, region], COLOURS[i % len(COLOURS)], mark)
-        if is_known(line):
-            axes.axvline(100 * line, color='black', linewidth=1, linestyle=_DASHED, zorder=1.5)
-        _axes_of_bars(axes, rows, centres, headings, top, min(1.04 * limit, 100))
-        axes.set_xlabel(label)
-        handles = [Patch(color=COLOURS[i % len(COLOURS)], label=r) for i, r in enumerate(regions)]
-        if any(is_known(f['low']) for f in figures.values()):
-            handles.append(Line2D([], [], color='#202020', linewidth=1, label='95 % interval'))
-        if any(len(f['per_seed']) > 1 for f in figures.values()):
-            handles.append(_dot('single seeds'))
-        if any(is_known(mark) for mark in (marks or {}).values()):
-            handles.append(Line2D([], [], color='black', marker='|', markersize=9,
-                                  markeredgewidth=2, linestyle='', label=mark_label))  # fmt: skip
-        if is_known(line):
-            handles.append(Line2D([], [], color='black', linewidth=1, linestyle=_DASHED,
-                                  label=line_label))  # fmt: skip
-        figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5))
+            for i, column in enumerate(columns):
+                place = centres[row.level] + i - (len(columns) - 1) / 2
+                _bar(axes, place, bars, (row.level, column), COLOURS[i % len(COLOURS)])
+        if is_known(chance):
+            axes.axvline(bars.scale * chance, color='black', linewidth=1, linestyle=_DASHED,
+                         zorder=1.5)  # fmt: skip
+        _axes_of_bars(axes, rows, centres, headings)
+        axes.set(ylim=(top, 0), xlim=(0, bars.scale * bars.limit()), xlabel=bars.label)
+        handles = _handles(bars)
+        if handles:
+            figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5))
     return figure
+
+
+def _handles(bars: Bars) -> list:
+    figures = bars.figures.values()
+    handles = [
+        Patch(color=COLOURS[i % len(COLOURS)], label=column)
+        for i, column in enumerate(bars.page.columns)
+        if column
+    ]
+    if any(is_known(f['low']) for f in figures):
+        handles.append(Line2D([], [], color='#202020', linewidth=1, label='95 % interval'))
+    if any(len(f['per_seed']) > 1 for f in figures):
+        handles.append(_dot('single seeds'))
+    if any(is_known(mark) for mark in bars.marks.values()):
+        handles.append(Line2D([], [], color='black', marker='|', markersize=9,
+                              markeredgewidth=2, linestyle='', label=bars.mark_label))  # fmt: skip
+    if is_known(bars.measure.chance):
+        handles.append(Line2D([], [], color='black', linewidth=1, linestyle=_DASHED,
+                              label='chance'))  # fmt: skip
+    return handles
 
 
 def _dot(label: str) -> Line2D:
@@ -82,36 +107,33 @@ def _dot(label: str) -> Line2D:
                   markeredgewidth=0.7, linestyle='', label=label)  # fmt: skip
 
 
-def _bar(axes: Axes, place: float, figure: dict, colour: str, mark: float | None) -> None:
+def _bar(axes: Axes, place: float, bars: Bars, key: _Place, colour: str) -> None:
+    figure, mark, scale = bars.figures[key], bars.marks.get(key), bars.scale
     if not is_known(figure['value']):
         axes.text(0.003, place, 'no value', transform=axes.get_yaxis_transform(), va='center',
                   color=_GRAY, fontsize=6.5)  # fmt: skip
         return
-    value = 100 * figure['value']
+    value = scale * figure['value']
     axes.barh(place, value, height=0.86, color=colour, alpha=0.75, linewidth=0)
     if is_known(figure['low']):
-        low, high = 100 * figure['low'], 100 * figure['high']
+        low, high = scale * figure['low'], scale * figure['high']
         axes.plot([low, high], [place, place], color='#202020', linewidth=1, clip_on=False)
     if len(figure['per_seed']) > 1:
-        seeds = [100 * x for x in figure['per_seed'] if is_known(x)]
+        seeds = [scale * x for x in figure['per_seed'] if is_known(x)]
         axes.plot(seeds, [place] * len(seeds), 'o', color='white', markeredgecolor='#202020',
                   markersize=2.8, markeredgewidth=0.6, clip_on=False)  # fmt: skip
     if is_known(mark):
-        axes.plot([100 * mark] * 2, [place - 0.5, place + 0.5], color='black', linewidth=2,
+        axes.plot([scale * mark] * 2, [place - 0.5, place + 0.5], color='black', linewidth=2,
                   solid_capstyle='butt')  # fmt: skip
-    axes.text(1.01, place, f'{value:.1f}', transform=axes.get_yaxis_transform(), va='center',
+    text = f'{value:.1f}' if scale == 100 else f'{value:.3f}'
+    axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va='center',
               fontsize=6.5, color='#202020')  # fmt: skip
 
 
 def _axes_of_bars(
-    axes: Axes,
-    rows: Sequence[Row],
-    centres: Mapping[str, float],
-    headings: Mapping[float, str],
-    top: float,
-    limit: float,
+    axes: Axes, rows: Sequence[Row], centres: Mapping[str, float], headings: Mapping[float, str]
 ) -> None:
-    axes.set_yticks([centres[row.name] for row in rows], [row.title for row in rows])
+    axes.set_yticks([centres[row.level] for row in rows], [row.title for row in rows])
     axes.tick_params(axis='y', length=0)
     for place, text in headings.items():
         axes.annotate(text, (0, place), (-4, 0), xycoords=('axes fraction', 'data'),
@@ -119,7 +141,6 @@ def _axes_of_bars(
                       fontweight='bold')  # fmt: skip
         if place > 1:
             axes.axhline(place - 0.75, color='#C8C8C8', linewidth=0.6)
-    axes.set(ylim=(top, 0), xlim=(0, limit))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.xaxis.grid(True, color='#E4E4E4', linewidth=0.6)
     axes.set_axisbelow(True)
@@ -136,16 +157,14 @@ def search_picture(search: Search) -> Figure:
         right.set(xlabel='epoch')
         _values(left, search)
         _curves(right, search)
-        percent = search.record['metric'] != 'loss'
         for axes in (left, right):
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.grid(True, color='#E8E8E8', linewidth=0.6)
             axes.set_axisbelow(True)
-            if percent:
+            if search.unit == 'percent':
                 axes.yaxis.set_major_formatter(lambda y, _: f'{100 * y:g} %')
         figure.suptitle(
-            f'{search.title}  ({search.region}, classes: {search.class_set}, seed {search.seed}; '
-            f'{search.record["protocol"]})',
+            f'{search.title}  ({search.place}; {search.record["protocol"]})',
             fontsize=10, x=0.01, ha='left',
         )  # fmt: skip
     return figure

@@ -1,0 +1,87 @@
+"""What would make a run impossible or meaningless, told before anything compiles."""
+
+from data_pipelines.prepared.corpus import LeftOut
+
+from cxr_jax.run.corpora import Data
+from cxr_jax.train.stage import Labelled
+from data_pipelines.errors import UserError
+
+
+def _check_batch(where: str, batch: int, devices: int) -> None:
+    if batch % devices:
+        raise UserError(
+            f'--config.{where}={batch} is not a multiple of the {devices} devices; use '
+            f'{max(batch // devices, 1) * devices}.'
+        )
+
+
+def check_images(
+    data: Data,
+    images: dict[str, tuple[Labelled, LeftOut]],
+    tested: Labelled | None,
+    validation: Labelled | None,
+) -> None:
+    """UserError for a region without masks, an empty split, a class without training images.
+
+    images: what each stage trains on, and what was left out of it.
+    """
+    run = data.settings.run
+    for corpus in [train.corpus for train, _ in images.values()]:
+        if run.data.region != 'full' and not corpus.has_lung_masks:
+            raise UserError(
+                f'The region {run.data.region} needs a lung mask for every image, and '
+                f'{corpus.title} has images without one. Let a segmenter write them (python -m '
+                'cxr_jax.segment, then --config.data.masks=NAME), prepare the data with masks '
+                '(<source>/lung_masks/<image>.png, or a lung_mask column in the csv), or use '
+                '--config.data.region=full.'
+            )
+    for name, (train, left_out) in images.items():
+        if not train.images:
+            left = ', as their patient or their content is validated or tested on'
+            raise UserError(
+                f'No image is left for stage {name} to train on'
+                + (f' ({left_out.images} were left out{left})' if left_out.images else '')
+                + f'; prepare more, or name other sets (--config.stage.{name}.data.sets).'
+            )
+    if tested is not None:
+        _check_labels(data, images[data.settings.readout][0], tested)
+    _check_searches(data, validation)
+
+
+def _check_labels(data: Data, train: Labelled, tested: Labelled) -> None:
+    target, own, readout = data.target, data.own, data.settings.readout
+    if data.settings.stages[readout].task.exclusive != target.exclusive:
+        kinds = ('one class an image', 'classify'), ('several findings an image', 'findings')
+        kind, other = kinds[not target.exclusive]
+        raise UserError(
+            f'{own.directory} has {kind}, which the readout {readout} does not predict; write '
+            f'readout={other} into the argument of the config.'
+        )
+    if not tested.images:
+        raise UserError(
+            f'The test split of {own.directory} has no labelled image, so nothing could be '
+            'evaluated. Prepare the data again with more patients, or with a splits.csv that has '
+            'test patients; or end the run without a readout (readout=none).'
+        )
+    for name, count in zip(target.names, target.counts(train.corpus), strict=True):
+        if not count:
+            what = 'class' if target.exclusive else 'finding'
+            raise UserError(
+                f'The {what} {name} has no image among the {train.images} labelled images of '
+                f'{train.corpus.title} that are trained on, so it cannot be learnt. Add images of '
+                'it, or leave it out (--config.data.classes).'
+            )
+
+
+def _check_searches(data: Data, validation: Labelled | None) -> None:
+    settings = data.settings
+    searched = [n for n, stage in settings.stages.items() if stage.search.protocol != 'off']
+    if not searched:
+        return
+    unlabelled = settings.readout in searched and not validation.images
+    if any(splits is None or not len(splits.validation) for splits in data.splits) or unlabelled:
+        raise UserError(
+            f'There are no validation images, and the search of {", ".join(searched)} is judged by '
+            'them. Prepare the data with more patients, or switch the search off '
+            f'(--config.stage.{searched[0]}.search.protocol=off).'
+        )

@@ -1,0 +1,83 @@
+"""Which images a training batch holds: a pure function of (corpus, seed, number of the batch)."""
+
+import functools
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import Corpus, numbered
+
+BALANCES = ('none', 'source', 'patient', 'class')
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Batches of a corpus, by number.
+
+    balance 'none': rows i*B .. (i+1)*B of grain's source.shuffle(seed).repeat(): every image once
+    in each epoch, whose border may lie within a batch. 'source' (the set where it is unknown),
+    'patient' and 'class' (`strata`, int [N]): rounds, in each of which every group gives one image,
+    in random order; a group gives each of its images before it gives one again.
+    """
+
+    corpus: Corpus
+    batch_size: int  # of all processes together
+    seed: int  # 0 to 2**32 - 1
+    balance: str = 'none'
+    strata: np.ndarray | None = None
+
+    def __post_init__(self):
+        if not len(self.corpus):
+            raise UserError(f'No images of {self.corpus.title} are left to draw batches from.')
+        if self.balance not in BALANCES:
+            raise UserError(
+                f'Batches cannot be balanced by {self.balance!r}; choose one of '
+                f'{", ".join(BALANCES)}.'
+            )
+        if self.balance == 'class' and self.strata is None:
+            raise ValueError("balance 'class' needs strata")
+
+    def rows(self, batch: int) -> np.ndarray:
+        """The numbers of the images in the corpus, int32 [B]."""
+        first = batch * self.batch_size
+        draw = self._uniform if self.balance == 'none' else self._balanced
+        return np.array([draw(first + k) for k in range(self.batch_size)], np.int32)
+
+    def _uniform(self, place: int) -> int:
+        epoch, place = divmod(place, len(self.corpus))
+        return _shuffled(place, len(self.corpus), self.seed + epoch)
+
+    def _balanced(self, place: int) -> int:
+        members, starts = self._groups
+        groups = len(starts) - 1
+        turn, place = divmod(place, groups)
+        group = _shuffled(place, groups, zlib.crc32(f'{self.seed}/round {turn}'.encode()))
+        n = int(starts[group + 1] - starts[group])
+        epoch, place = divmod(turn, n)
+        seed = zlib.crc32(f'{self.seed}/group {group}/{epoch}'.encode())
+        return int(members[starts[group] + _shuffled(place, n, seed)])
+
+    @functools.cached_property
+    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """(the images, group after group, where each group starts and the last ends).
+
+        Groups are numbered as they first appear: pseudonyms differ from machine to machine.
+        """
+        if self.balance == 'class':
+            values = np.asarray(self.strata)
+        elif self.balance == 'patient':
+            values = self.corpus.groups
+        else:
+            source = self.corpus.column('source')
+            values = np.where(source == '', np.char.add('set ', self.corpus.column('set')), source)
+        group_of = numbered(values)
+        members = np.argsort(group_of, kind='stable')
+        return members, np.cumsum([0, *np.bincount(group_of)])
+
+
+def _shuffled(place: int, n: int, seed: int) -> int:
+    """Where `place` of n goes."""
+    return index_shuffle(place, max_index=n - 1, seed=seed % 2**32, rounds=4)
