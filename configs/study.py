@@ -9,8 +9,8 @@
 The argument: `siim_study` (also `thesis`: the reference study; single tasks, ordered pairs, triples
 that begin with MoCo, from scratch and from ImageNet; full images and lungs on black; two and four
 classes; the rate of every stage searched), `orderings` (all orders of up to `length` of the pretext
-tasks), or `demo` (a few, on the embedded phantoms; 16 minutes on two CPU cores). `preset=` as in
-curriculum.py. A study of one's own is a page: see studies/label_fraction.py.
+tasks), or `demo` (a few, on the embedded phantoms; 16 minutes on two CPU cores). `preset=` and
+`readout=` as in curriculum.py. A study of one's own is a page: see studies/label_fraction.py.
 """
 
 import itertools
@@ -26,16 +26,17 @@ from data_pipelines.errors import UserError
 
 SIIM_TASKS = ('moco', 'swav', 'rot', 'relloc')  # those that the reference study is about
 REGIONS = ('full', 'lungs_black')  # see data.region
-PRESETS = {'siim_study': 'thesis', 'thesis': 'thesis', 'demo': 'demo', 'orderings': 'thesis'}
+PRESETS = {'siim_study': 'siim_study', 'demo': 'demo', 'orderings': 'siim_study'}
+ALIASES = {'thesis': 'siim_study'}
 
 
 def get_config(argument: str = 'demo') -> ConfigDict:
     """Locked config of the study that `argument` names."""
-    name, preset, length = parse(argument)
+    name, recipe, length = parse(argument)
     regions, everything = over('data.region', REGIONS), over('data.classes', ((),))
     if name == 'demo':
         chosen = (SCRATCH, 'moco', 'swav', 'rot', 'moco_swav', 'moco_swav_rot')
-        config = study(name, preset, curriculum=chosen, region=regions, classes=everything)
+        config = study(name, recipe, curriculum=chosen, region=regions, classes=everything)
         # Small enough to show what a search looks like.
         config.run.update_from_flattened_dict({
             'stage.rot.search.protocol': 'halving', 'stage.rot.search.count': 3,
@@ -44,21 +45,22 @@ def get_config(argument: str = 'demo') -> ConfigDict:
         })  # fmt: skip
     elif name == 'orderings':
         chosen = (SCRATCH, *curricula(TASKS, range(1, length + 1)))
-        config = study(name, preset, curriculum=chosen, region=regions, classes=everything)
+        config = study(name, recipe, curriculum=chosen, region=regions, classes=everything)
     else:
         chosen = (
             SCRATCH, IMAGENET, *curricula(SIIM_TASKS, (1, 2)), *curricula(SIIM_TASKS, (3,), 'moco')
         )  # fmt: skip
         classes = over('data.classes', ((), ('negative', 'typical')))
-        config = study('siim_study', preset, curriculum=chosen, region=regions, classes=classes)
+        config = study(name, recipe, curriculum=chosen, region=regions, classes=classes)
         for stage, settings in config.run.stage.items():
             settings.search.protocol = 'thesis'
             settings.search.epochs = 20 if stage in TASKS else 70
     return config.lock()
 
 
-def study(name: str, preset: str, **axes: Sequence) -> ConfigDict:
-    """Unlocked config of a grid over `axes`, which are lists of levels.
+def study(name: str, recipe: str, **axes: Sequence) -> ConfigDict:
+    """Unlocked config of a grid over `axes`, which are lists of levels; `recipe`: what follows the
+    tasks in the argument of curriculum.py, as 'preset=demo,readout=findings'.
 
     A level is (its name, ((field of `run`, value), ...)) or, on the axis `curriculum`, a name that
     tells everything, as 'moco_rot'; `curricula` and `over` make such lists. The first axis makes
@@ -85,7 +87,7 @@ def study(name: str, preset: str, **axes: Sequence) -> ConfigDict:
     config.compare.resamples = 10000  # of the paired bootstrap
     config.compare.over = 'patients'  # what it draws: patients, or patients and seeds
     # One run of the study; its seed and what the levels set follow from the above.
-    config.run = curriculum.get_config(f'{"_".join(TASKS)},preset={preset}')
+    config.run = curriculum.get_config(f'{"_".join(TASKS)},{recipe}')
     return config
 
 
@@ -101,19 +103,22 @@ def over(field: str, values: Iterable) -> tuple:
 
 
 def parse(argument: str) -> tuple[str, str, int]:
-    """'orderings,length=2,preset=demo' -> ('orderings', 'demo', 2)."""
-    name, *settings = argument.split(',')
+    """'orderings,length=3,preset=demo' -> ('orderings', 'preset=demo,readout=classify', 3)."""
+    name, *chosen = argument.split(',')
+    name = ALIASES.get(name, name)
     if name not in PRESETS:
-        raise UserError(f'There is no study {name!r}; choose one of {", ".join(PRESETS)}.')
-    found = {'preset': PRESETS[name], 'length': '2'}
-    for setting in settings:
+        known = ', '.join((*PRESETS, *ALIASES))
+        raise UserError(f'There is no study {name!r}; choose one of {known}.')
+    found = {'preset': PRESETS[name], 'readout': 'classify', 'length': '2'}
+    for setting in chosen:
         key, _, value = setting.partition('=')
         if key not in found or (key == 'length' and name != 'orderings'):
             raise UserError(
-                f'{setting!r} in {argument!r} is not understood; what may follow is preset=NAME '
-                'and, for orderings, length=N.'
+                f'{setting!r} in {argument!r} is not understood; what may follow is preset=NAME, '
+                'readout=NAME and, for orderings, length=N.'
             )
         found[key] = value
-    if found['length'] not in map(str, range(1, len(TASKS) + 1)):
-        raise UserError(f'length={found["length"]} must be 1 to {len(TASKS)}.')
-    return name, found['preset'], int(found['length'])
+    length = found.pop('length')
+    if length not in map(str, range(1, len(TASKS) + 1)):
+        raise UserError(f'length={length} must be 1 to {len(TASKS)}.')
+    return name, ','.join(f'{key}={value}' for key, value in found.items()), int(length)

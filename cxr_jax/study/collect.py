@@ -7,10 +7,13 @@ from ml_collections import ConfigDict
 from cxr_jax.evaluation.bootstrap import Draws
 from cxr_jax.evaluation.seeds import mean_over_seeds
 from cxr_jax.report.formats import number
+from cxr_jax.run.settings import kind_of
 from cxr_jax.study.comparison import compare_all
-from cxr_jax.study.grid import CURRICULUM, Axis, Layout, kind_of, layout_of
+from cxr_jax.study.grid import CURRICULUM, Axis, Layout, layout_of
 from cxr_jax.study.models import Finished, Model, models_of
 from cxr_jax.study.order import label_order
+
+KINDS = ('baseline', 'single', 'pair', 'triple')  # by the number of pretext stages
 
 
 def assemble(config: ConfigDict, axes: Sequence[Axis], finished: Sequence[Finished]) -> dict:
@@ -59,8 +62,9 @@ def _row(run: Finished, layout: Layout) -> dict:
     level = run.cell.levels[layout.rows]
     if layout.rows != CURRICULUM:
         return {'title': level, 'kind': ''}
-    told = level == '_'.join(run.tasks)  # a level of another name is something of its own
-    return {'title': ' → '.join(run.tasks) if told else level, 'kind': kind_of(run.tasks)}
+    told = level == '_'.join(map(kind_of, run.tasks))  # any other name stays as it is
+    kind = KINDS[len(run.tasks)] if len(run.tasks) < len(KINDS) else 'longer'
+    return {'title': ' → '.join(run.tasks) if told else level, 'kind': kind}
 
 
 def _cell(run: Finished) -> dict:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from cxr_jax.run.settings import kind_of
 from cxr_jax.tasks import TASKS
 from data_pipelines.errors import UserError
 
 CURRICULUM, SCRATCH, IMAGENET = 'curriculum', 'scratch', 'imagenet'
 ALL = 'all'  # level of a field whose empty tuple stands for everything
-KINDS = ('baseline', 'single', 'pair', 'triple')
 _SAFE = re.compile(r'[a-z0-9_][a-z0-9_.-]{0,59}')  # also where case is not told apart
 
 
@@ -77,23 +77,14 @@ def level_name(value) -> str:
     return str(value).removesuffix('.0') if isinstance(value, float) else str(value)
 
 
-def task_of(stage: str) -> str:
-    """The task of a stage: 'moco2' is a second MoCo."""
-    return stage.rstrip('0123456789')
-
-
-def kind_of(tasks: Sequence[str]) -> str:
-    """What a curriculum of so many pretext stages is called."""
-    return KINDS[len(tasks)] if len(tasks) < len(KINDS) else 'longer'
-
-
 def axes_of(config: ConfigDict) -> list[Axis]:
     """The axes of a study's config (configs/study.py) with the levels chosen there, that of the
     rows first, then that of the columns, then the others by name.
 
-    A level is one that `config.levels` defines; else, where every level of its axis sets the same
-    single field, a value of this field; else, on the axis `curriculum`, the names of stages joined
-    by _, `scratch`, or `imagenet`, which is left out without weights. UserError for another.
+    A level is one that `config.levels` defines; else, on the axis `curriculum`, the names of tasks
+    joined by _ (one that comes again is a stage of its own, `moco2`), `scratch`, or `imagenet`,
+    which is left out without weights; else, where every level of its axis sets the same single
+    field, a value of this field. UserError for another.
     """
     axes = []
     shown = [name for name in (config.layout.rows, config.layout.columns) if name in config.axes]
@@ -132,14 +123,16 @@ def _curriculum(level: str, config: ConfigDict) -> dict:
         return {CURRICULUM: ()}
     if level == IMAGENET:
         return {CURRICULUM: (), 'encoder.weights': config.imagenet_weights}
-    stages = tuple(str(level).split('_'))
-    if any(task_of(stage) not in TASKS for stage in stages) or len(set(stages)) < len(stages):
-        raise UserError(
-            f'{level!r} in --config.axes.curriculum is not understood: join different pretext '
-            f'stages by _ ({", ".join(TASKS)}; a second one of a task is called {stages[0]}2), or '
-            'write scratch or imagenet.'
-        )
-    return {CURRICULUM: stages}
+    names, stages = str(level).split('_'), []
+    for name in names:
+        if name not in TASKS:
+            raise UserError(
+                f'{level!r} in --config.axes.curriculum is not understood: join pretext tasks by _ '
+                f'({", ".join(TASKS)}), or write scratch or imagenet.'
+            )
+        again = sum(kind_of(stage) == name for stage in stages)
+        stages.append(f'{name}{again + 1}' if again else name)
+    return {CURRICULUM: tuple(stages)}
 
 
 def cells(axes: Sequence[Axis], seeds: Iterable[int]) -> list[Cell]:
@@ -181,7 +174,7 @@ def run_config(run: ConfigDict, cell: Cell, stages: Iterable[str] = ()) -> Confi
     each = ConfigDict(run.to_dict())
     for stage in stages:
         if stage not in each.stage:
-            each.stage[stage] = ConfigDict(each.stage[task_of(stage)].to_dict())
+            each.stage[stage] = ConfigDict(each.stage[kind_of(stage)].to_dict())
     each.lock()  # a locked one takes no new fields
     for field, value in cell.overrides.items():
         try:
@@ -197,7 +190,7 @@ def run_config(run: ConfigDict, cell: Cell, stages: Iterable[str] = ()) -> Confi
         {
             name: settings
             for name, settings in each.stage.items()
-            if name in each.curriculum or task_of(name) not in TASKS
+            if name in each.curriculum or kind_of(name) not in TASKS
         }
     )
     return each

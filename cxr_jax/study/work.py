@@ -12,7 +12,7 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,7 +20,10 @@ from ml_collections import ConfigDict
 from cxr_jax.report.study_console import format_study
 from cxr_jax.report.study_writer import write_study
 from cxr_jax.run import curriculum, embedded
+from cxr_jax.run.corpora import needed_sets, open_sets
 from cxr_jax.run.plan import Plan, make_plan
+from cxr_jax.run.results import PREDICTIONS_FILE
+from cxr_jax.run.settings import read_config
 from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.runtime import command_line, hosts, parallel
 from cxr_jax.store.bundle import BUNDLE, read_description
@@ -36,20 +39,16 @@ from cxr_jax.study.grid import (
     cells,
     layout_of,
     run_config,
-    task_of,
 )
 from cxr_jax.study.models import Finished
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.data import PreparedSet
 
 EXAMPLE = '--config configs/study.py:demo'
 STORE = 'stages'
 RUNS = 'runs'
 WAIT_SECONDS = 5.0
 COMPILE_SECONDS = 20.0  # added to the estimate of every stage
-# Fields of `data` that choose among the images of the opened sets; every other may name a set.
-CHOOSING = (
-    'region', 'classes', 'folds', 'label_fraction', 'pretext_fraction', 'on_device',
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,25 +116,26 @@ def plan_jobs(config: ConfigDict, workdir: pathlib.Path) -> list[Job]:
     )
     configs = [run_config(config.run, cell, stages) for cell in grid]
     jobs = []
-    for cell, each, sets in zip(grid, configs, opened(configs), strict=True):
+    sets = opened(configs)
+    for cell, each in zip(grid, configs, strict=True):
         each.store = str(workdir / STORE)
         try:
-            plan = make_plan(each, sets, devices)
+            plan = make_plan(each, next(sets), devices)
         except UserError as error:
             raise UserError(f'{cell.title}: {error}') from None
         jobs.append(Job(cell, tuple(each.curriculum), plan, workdir / RUNS / cell.folder))
     return jobs
 
 
-def opened(configs: Iterable[ConfigDict]) -> Iterable[dict]:
-    """The prepared sets of every config; configs that name the same ones share them."""
+def opened(configs: Iterable[ConfigDict]) -> Iterator[dict[str, PreparedSet]]:
+    """The prepared sets of every config; configs that read the same ones share them."""
     found = {}
     for each in configs:
-        named = {key: value for key, value in each.data.to_dict().items() if key not in CHOOSING}
-        of_stages = {json.dumps(s.to_dict().get('data')) for s in each.stage.values()}
-        what = json.dumps([named, sorted(of_stages)], sort_keys=True)
+        settings = read_config(each)
+        data = settings.run.data
+        what = data.dir, data.size, data.masks, needed_sets(settings)
         if what not in found:
-            found[what] = curriculum.open_sets(each)
+            found[what] = open_sets(each)
         yield found[what]
 
 
@@ -152,9 +152,9 @@ def count_stages(jobs: Sequence[Job], store: pathlib.Path) -> dict:
     folders = _folders(jobs, store)
     missing = [stage for key, stage in distinct.items() if not folders[key].is_dir()]
     rates = rates_of(store)
-    known = all(task_of(stage.name) in rates for stage in missing)
+    known = all(stage.kind in rates for stage in missing)
     seconds = sum(
-        COMPILE_SECONDS + _images(stage) / rates[task_of(stage.name)] for stage in missing if known
+        COMPILE_SECONDS + _images(stage) / rates[stage.kind] for stage in missing if known
     )
     return {
         'runs': len(jobs),
@@ -184,7 +184,8 @@ def _images(stage) -> int:
     """Images that the stage is trained on, those of its search included (at most)."""
     searched = 0
     if stage.search:
-        searched = sum(stage.search.epochs * trial.facts.images for trial in stage.search.trials)
+        epochs = stage.search.settings.epochs
+        searched = sum(epochs * trial.facts.images for trial in stage.search.trials)
     return stage.total_steps * stage.facts.batch_size + searched
 
 
@@ -241,7 +242,7 @@ def read(job: Job, study: pathlib.Path) -> Finished:
     """What the run of a cell left in its folder, below that of the study."""
     results, table = json.loads((job.workdir / RESULTS_FILE).read_text()), None
     if results['test']:
-        with np.load(job.workdir / curriculum.PREDICTIONS_FILE) as arrays:
+        with np.load(job.workdir / PREDICTIONS_FILE) as arrays:
             table = {name: x for name, x in arrays.items() if name != 'names'}
     directory = job.workdir.relative_to(study).as_posix()
     return Finished(job.cell, job.tasks, directory, results, table)

@@ -16,6 +16,7 @@ STUDIES = {
     'siim_study': lambda: get_config('siim_study'),
     'orderings': lambda: get_config('orderings,length=2,preset=demo'),
     'label_fraction': label_fraction.get_config,
+    'findings': lambda: label_fraction.get_config('preset=siim_study,readout=findings'),
 }
 
 
@@ -50,11 +51,21 @@ def test_orderings_are_those_of_the_registered_tasks():
     assert len(set(names)) == len(names) == 1 + len(TASKS) + math.perm(len(TASKS), 2)
     assert curricula(('a', 'b', 'c'), (2,), first='b') == ('b_a', 'b_c')
     assert curricula(('a', 'b'), (1, 2)) == ('a', 'b', 'a_b', 'b_a')
+    findings = get_config('orderings,length=1,preset=demo,readout=findings').run
+    assert findings.readout == 'findings' and 'classify' not in findings.stage
     assert over('x.y', (0.5,)) == (('0.5', (('x.y', 0.5),)),)
 
 
 @pytest.mark.parametrize(
-    'wrong', ['nothing', 'thesis,length=2', 'orderings,length=99', 'demo,preset=x', 'demo,x']
+    'wrong',
+    [
+        'nothing',
+        'thesis,length=2',
+        'orderings,length=99',
+        'demo,preset=x',
+        'demo,x',
+        'demo,readout=x',
+    ],
 )
 def test_arguments_that_are_not_understood(wrong):
     with pytest.raises(UserError):

@@ -8,13 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from cxr_jax.store.bundle import BUNDLE, read_description, write_bundle
 from ml_collections import ConfigDict
 
 from configs.study import get_config
 from cxr_jax.evaluation.measures import headline
-from cxr_jax.run import curriculum
-from cxr_jax.run.curriculum import PREDICTIONS_FILE
+from cxr_jax.run.results import PREDICTIONS_FILE
+from cxr_jax.store.bundle import BUNDLE, read_description, write_bundle
 from cxr_jax.study import work
 from data_pipelines.errors import UserError
 from tests import tiny
@@ -80,7 +79,7 @@ def test_the_time_is_estimated_from_finished_stages_of_the_same_tasks(tiny_data,
 def test_sets_are_opened_once_and_each_cell_is_planned_once(tiny_data, tmp_path, monkeypatch):
     """What runs is the plan that was made, with its notes on what was chosen for the user."""
     opened, made, ran = [], [], []
-    open_sets, make_plan = curriculum.open_sets, work.make_plan
+    open_sets, make_plan = work.open_sets, work.make_plan
 
     def opening(config):
         opened.append(config.data.name)
@@ -94,9 +93,9 @@ def test_sets_are_opened_once_and_each_cell_is_planned_once(tiny_data, tmp_path,
         ran.append(plan)
         return {'test': None}
 
-    monkeypatch.setattr(curriculum, 'open_sets', opening)
+    monkeypatch.setattr(work, 'open_sets', opening)
     monkeypatch.setattr(work, 'make_plan', planning)
-    monkeypatch.setattr(curriculum, 'run', running)
+    monkeypatch.setattr(work.curriculum, 'run', running)
     automatic = {'run.stage.moco.task.queue_size': 'auto', 'seeds': (0, 1),
                  'axes.curriculum': ('scratch', 'moco', 'moco_rot')}  # fmt: skip
     jobs, _ = planned(tiny_data, tmp_path, **automatic)
@@ -116,8 +115,8 @@ def test_batch_sizes_may_be_searched_with_an_automatic_queue(tiny_data, tmp_path
                 'run.stage.moco.search.batch_sizes': (8, 12)}  # fmt: skip
     [job], _ = planned(tiny_data, tmp_path, **searched)
     trials = job.plan.stages[0].search.trials
-    assert [trial.config.batch_size for trial in trials] == [8, 12]
-    assert all(t.task.queue_size % t.config.batch_size == 0 for t in trials)
+    assert [trial.settings.batch_size for trial in trials] == [8, 12]
+    assert all(t.task.queue_size % t.settings.batch_size == 0 for t in trials)
 
 
 @pytest.mark.parametrize(
