@@ -1,82 +1,124 @@
-"""A study with made-up numbers, of any size."""
+"""A study with made-up numbers, of any size, as described in cxr_jax.report.study_page.
+
+Figures of single runs are those of their made-up predictions; means are those of their seeds;
+intervals and comparisons are drawn, not computed.
+"""
+
+import itertools
 
 import numpy as np
 
-from cxr_jax.evaluation import metrics
-from cxr_jax.study.comparison import compare_all, label_order
-from cxr_jax.study.seed_means import summarise
+from cxr_jax.evaluation.measures import attention_figures, evaluate
+from cxr_jax.evaluation.measures.attention import BOXES
+from tests.report.made_up import made_up_table, stage
 
 CLASSES = ['negative', 'typical', 'indeterminate', 'atypical']
+FINDINGS = ['effusion', 'nodule', 'mass']
 KINDS = ('baseline', 'single', 'pair', 'triple')
+BEST = 'best single task'
 
 
 def made_up_study(
-    curricula, regions=('full', 'lungs_black'), seeds=(0, 1), class_sets=None, n=80, resamples=60
+    curricula, regions=('full', 'lungs_black'), seeds=(0, 1), class_sets=None, exclusive=True, n=80
 ):
-    """The dict of study.json; curricula: lists of pretext tasks, or the name of a baseline."""
-    class_sets = class_sets or {'4 classes': CLASSES, 'negative/typical': CLASSES[:2]}
+    """curricula: lists of pretext tasks, or the name of a baseline; class_sets: {level: names}."""
+    names = CLASSES if exclusive else FINDINGS
+    class_sets = class_sets or {'4 classes': names, 'negative/typical': names[:2]}
+    levels = {title_of(tasks): tasks for tasks in curricula}
+    axes = {'curriculum': [_name(tasks) for tasks in curricula], 'region': list(regions),
+            'classes': list(class_sets)}  # fmt: skip
+    cells = [
+        _cell(tasks, region, class_set, seed, class_sets[class_set], exclusive, n)
+        for class_set, region, tasks, seed in itertools.product(
+            class_sets, regions, levels.values(), seeds
+        )
+    ]
     rng = np.random.default_rng(0)
-    runs, tables = [], []
-    for class_set, classes in class_sets.items():
-        labels, patients = rng.integers(0, len(classes), n), [f'p{i // 2}' for i in range(n)]
-        ids = np.array([f'i{i:04d}' for i in range(n)])
-        areas = rng.uniform(0.25, 0.4, n), np.where(rng.random(n) < 0.6, 0.08, np.nan)
-        for region in regions:
-            for tasks in curricula:
-                for seed in seeds:
-                    run = _run(tasks, region, class_set, seed)
-                    table = _table(rng, run, labels, patients, ids, areas, len(classes))
-                    rest = (labels, patients, classes, seed, resamples)
-                    run['test'] = metrics.classification_figures(table['probabilities'], *rest)
-                    run['attention'] = metrics.attention_figures(
-                        table['ail'], table['lung_area'], *rest
-                    )
-                    runs.append(run)
-                    tables.append({**run, 'predictions': table})
-    means = summarise(tables, resamples)
-    _label(runs, means)
-    keys = {stage['key'] for run in runs for stage in run['stages']}
-    total = sum(len(run['stages']) for run in runs)
+    means = [
+        _mean(group, rng)
+        for group in _groups(cells, lambda cell: tuple(cell['levels'].values()))
+    ]
+    test = cells[0]['test']
+    described = {name: _describe(x) for name, x in test['figures'].items()}
+    described |= test['name_measures']
+    keys = {stage['key'] for cell in cells for stage in cell['stages']}
+    total = sum(len(cell['stages']) for cell in cells)
     return {
         'name': 'thesis', 'command': 'python -m cxr_jax.study --config=configs/study.py:thesis',
-        'banner': 'Phantom images: not a clinical result.', 'classes': CLASSES,
+        'banner': 'Phantom images: not a clinical result.',
         'data': {
-            'name': 'synthetic_cxr', 'fingerprint': 'cd' * 32, 'size': 64, 'classes': CLASSES,
-            'has_patient_ids': True, 'counts': {'train': 400, 'validation': 80, 'test': n},
-            'class_counts': {'train': [100] * 4, 'validation': [20] * 4, 'test': [20] * 4},
+            'name': 'synthetic_cxr', 'fingerprint': 'cd' * 32, 'size': 64, 'names': names,
+            'exclusive': exclusive, 'has_patient_ids': True,
+            'counts': {'train': 400, 'validation': 80, 'test': n},
+            'name_counts': {
+                split: [k] * len(names)
+                for split, k in (('train', 100), ('validation', 20), ('test', 20))
+            },
         },
-        'regions': list(regions), 'seeds': list(seeds), 'curricula': runs, 'means': means,
-        'plan': {'curricula': len(curricula), 'runs': len(runs), 'stages': total,
-                 'distinct': len(keys), 'shared': total - len(keys), 'trained': len(keys) - 3,
-                 'found': 3, 'estimated_seconds': 5000.0},
-        'comparisons': compare_all(tables, resamples=resamples),
+        'axes': axes, 'layout': {'rows': 'curriculum', 'columns': 'region'},
+        'seeds': list(seeds), 'folds': 0, 'measures': described, 'headline': test['headline'],
+        'cells': cells, 'means': means,
+        'plan': {'runs': len(cells), 'stages': total, 'distinct': len(keys),
+                 'shared': total - len(keys), 'trained': len(keys) - 3, 'found': 3,
+                 'estimated_seconds': 5000.0, 'bytes': 3 * 2**30},
+        'comparisons': _comparisons(axes, means, test['headline'], rng),
     }  # fmt: skip
 
 
-def _run(tasks, region, class_set, seed):
-    baseline = isinstance(tasks, str)
-    names = [] if baseline else list(tasks)
-    name = tasks if baseline else '_'.join(names)
-    stages = [*names, 'classify']
-    keys = [f'{region}-{class_set}-{seed}-{"-".join(stages[: i + 1])}'.replace('classify', name)
-            for i in range(len(stages))]  # fmt: skip
+def title_of(tasks):
+    return tasks if isinstance(tasks, str) else ' → '.join(tasks)
+
+
+def _name(tasks):
+    return tasks if isinstance(tasks, str) else '_'.join(tasks)
+
+
+def _groups(items, key):
+    found = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found.values()
+
+
+def _describe(found):
+    return {key: found[key] for key in ('title', 'meaning', 'unit', 'higher_is_better')}
+
+
+def _cell(tasks, region, class_set, seed, names, exclusive, n):
+    pretext = [] if isinstance(tasks, str) else list(tasks)
+    table = made_up_table(exclusive, n, len(names), seed + 10 * len(pretext))
+    rest = (names, exclusive, seed, 20)
     return {
-        'name': name, 'tasks': names, 'kind': KINDS[min(len(names), 3)], 'label': '',
-        'region': region, 'seed': seed, 'class_set': class_set,
-        'directory': f'{region}/{class_set.replace("/", "-")}/{name}/seed{seed}',
-        'stages': [
-            {'task': task, 'key': key, 'reused': i < len(names) - 1,
-             'metrics': {'loss': 1.5 if (task, seed) == ('moco', 1) else 0.9, 'chance_loss': 1.2}}
-            for i, (task, key) in enumerate(zip(stages, keys, strict=True))
-        ],
-        'searches': [search(task, i + seed) for i, task in enumerate(stages)],
+        'levels': {'curriculum': _name(tasks), 'region': region, 'classes': class_set},
+        'title': title_of(tasks), 'kind': KINDS[min(len(pretext), 3)],
+        'label': ['', '', 'curriculum', 'full mixed'][min(len(pretext), 3)], 'seed': seed,
+        'directory': f'{region}/{class_set.replace("/", "-")}/{_name(tasks)}/seed{seed}',
+        'region': region, 'stages': _stages(tasks, pretext, region, class_set, seed, exclusive),
+        'test': evaluate(table, *rest), 'attention': attention_figures(table, *rest),
+        'boxes': attention_figures(table, *rest, structure=BOXES),
     }  # fmt: skip
 
 
-def search(task, seed=0, protocol='thesis'):
+def _stages(tasks, pretext, region, class_set, seed, exclusive):
+    """A stage is shared by the curricula that begin with the same tasks."""
+    stages, key = [], f'{region}-{class_set}-{seed}'
+    if not pretext:
+        key = f'{key}-{tasks}'
+    readout = 'classify' if exclusive else 'findings'
+    for i, name in enumerate([*pretext, readout]):
+        parent, key = (key if i else ''), f'{key}-{name}'
+        loss = 1.5 if (name, seed) == ('moco', 1) else 0.9
+        stages.append(stage(
+            name, key=key, parent_key=parent, reused=i < len(pretext) - 1,
+            metrics={'loss': loss, 'chance_loss': 1.2}, search=search(name, i + seed),
+        ))  # fmt: skip
+    return stages
+
+
+def search(name, seed=0, protocol='thesis', metric=None):
     """A search.json: a grid of six rates, or nine of successive halving on a log scale."""
     rng = np.random.default_rng(seed)
-    metric = {'moco': 'loss', 'swav': 'loss', 'classify': 'balanced_accuracy'}.get(task, 'accuracy')
+    metric = metric or ('loss' if name in ('moco', 'swav') else 'accuracy')
     higher = metric != 'loss'
     rates = np.linspace(0.01, 0.25, 6) if protocol == 'thesis' else np.geomspace(1e-4, 1, 9)
     trials = []
@@ -92,32 +134,81 @@ def search(task, seed=0, protocol='thesis'):
             'chosen': i == len(rates) // 2,
         })  # fmt: skip
     trials[-1] |= {'values': [*trials[-1]['values'][:3], None], 'epochs': [1, 2, 3, rungs[-1]]}
-    return {'task': task, 'protocol': protocol, 'metric': metric, 'higher_is_better': higher,
+    return {'task': name, 'protocol': protocol, 'metric': metric, 'higher_is_better': higher,
             'epochs': 20, 'trials': trials,
             'total_epochs': sum(len(t['losses']) for t in trials)}  # fmt: skip
 
 
-def _table(rng, run, labels, patients, ids, areas, k):
-    n = len(labels)
-    skill = 0.3 + 0.12 * len(run['tasks']) + 0.1 * (run['region'] == 'full') + 0.05 * rng.random()
-    scores = rng.dirichlet(np.ones(k), n) + skill * (labels[:, None] == np.arange(k))
-    inside = np.clip(areas[0] + 0.1 * rng.normal(size=n) + 0.05 * len(run['tasks']), 0, 1)
+def _mean_figure(figures, rng):
+    values = [figure['value'] for figure in figures]
+    value = float(np.mean(values))
+    low, high = value - rng.uniform(0.02, 0.06), value + rng.uniform(0.02, 0.06)
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {'value': value, 'low': low, 'high': high, 'reason': '', 'per_seed': values, 'sd': sd}
+
+
+def _mean(cells, rng):
+    """Of the cells that differ in their seed alone."""
+    first = cells[0]
+    tests = [cell['test'] for cell in cells]
+
+    def inside(part):
+        keys = [key for key, x in first[part].items() if isinstance(x, dict)]
+        return {'images': first[part]['images']} | {
+            key: _mean_figure([cell[part][key] for cell in cells], rng) for key in keys
+        }
+
     return {
-        'probabilities': scores / scores.sum(1, keepdims=True), 'labels': labels,
-        'patients': np.array(patients), 'image_ids': ids, 'ail': inside, 'lung_area': areas[0],
-        'box_attention': rng.beta(2, 8, n), 'box_area': areas[1],
+        **{key: first[key] for key in ('levels', 'title', 'kind', 'label')},
+        'seeds': [cell['seed'] for cell in cells],
+        'images': tests[0]['images'], 'patients': tests[0]['patients'],
+        'figures': {
+            name: _mean_figure([test['figures'][name]['figure'] for test in tests], rng)
+            for name in tests[0]['figures']
+        },
+        'per_name': [
+            {
+                'name': row['name'],
+                'figures': {
+                    name: _mean_figure([t['per_name'][k]['figures'][name] for t in tests], rng)
+                    for name in row['figures']
+                },
+            }
+            for k, row in enumerate(tests[0]['per_name'])
+        ],
+        'attention': inside('attention'), 'boxes': inside('boxes'),
     }  # fmt: skip
 
 
-def _label(runs, means):
-    """Order labels by the means of the single tasks of the same region and class set."""
-    singles = {
-        (m['region'], m['class_set'], m['name']): m['balanced_accuracy']['value']
-        for m in means
-        if m['kind'] == 'single'
-    }
-    pretext = {task for run in runs for task in run['tasks']}
-    for run in runs:
-        place = (run['region'], run['class_set'])
-        results = {task: singles.get((*place, task)) for task in pretext}
-        run['label'] = label_order(run['tasks'], results, pretext)
+def _comparisons(axes, means, headline, rng):
+    """Of every curriculum with both baselines and the best single one, by region."""
+    rows, families = [], []
+    for region in axes['region']:
+        family = []
+        for class_set in axes['classes']:
+            place = {'region': region, 'classes': class_set}
+            group = [mean for mean in means if place.items() <= mean['levels'].items()]
+            value = {m['levels']['curriculum']: m['figures'][headline]['value'] for m in group}
+            single = [m['levels']['curriculum'] for m in group if m['kind'] == 'single']
+            best = max(single, key=value.get, default='')
+            roles = {'scratch': 'scratch', 'imagenet': 'imagenet', best: BEST}
+            references = [name for name in roles if name in value]
+            for i, reference in enumerate(references):
+                for name in value:
+                    if name not in references[: i + 1]:
+                        family.append({
+                            'levels': place, 'first': name, 'second': reference,
+                            'role': roles[reference], 'seeds': group[0]['seeds'],
+                            'difference': _mean_figure(
+                                [{'value': value[name] - value[reference]}], rng
+                            ),
+                            'p': float(rng.uniform()), 'p_holm': 1.0,
+                            'images': group[0]['images'], 'patients': group[0]['patients'],
+                        })  # fmt: skip
+        families.append({'levels': {'region': region}, 'comparisons': len(family)})
+        rows += family
+    return {
+        'axis': 'curriculum', 'measure': headline, 'statistic': 'the headline, mean over the seeds',
+        'p_value': 'two-sided, of |d* - d| >= |d|', 'over': 'patients', 'resamples': 60, 'seed': 0,
+        'confidence': 0.95, 'families': families, 'comparisons': rows,
+    }  # fmt: skip

@@ -3,7 +3,7 @@
 A *table* holds what one model, trained from one seed, says of N images: a mapping of scores [N, K]
 (probabilities), labels (exclusive: int [N], the class or -1 for none; findings: int [N, K] of 1, 0
 and -1 for not known), patients [N] and image_ids [N] (str), and optionally ail, lung_area,
-box_attention, box_area [N] (float, NaN where undefined).
+box_attention, box_area [N] (float, NaN where undefined). Whatever else it holds is ignored.
 """
 
 import dataclasses
@@ -15,6 +15,14 @@ import numpy as np
 from data_pipelines.errors import UserError
 
 Table = Mapping[str, np.ndarray]
+COLUMNS = (
+    'scores', 'labels', 'patients', 'image_ids', 'ail', 'lung_area', 'box_attention', 'box_area',
+)  # fmt: skip
+
+
+def columns_of(table: Table) -> dict[str, np.ndarray]:
+    """The COLUMNS that a table has."""
+    return {name: np.asarray(table[name]) for name in COLUMNS if name in table}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +94,8 @@ def labelled(table: Table, names: Sequence[str], exclusive: bool) -> tuple[dict,
 
     Raises ValueError where shapes or labels do not fit the names.
     """
-    labels, scores = np.asarray(table['labels'], np.int64), np.asarray(table['scores'], np.float64)
+    table = columns_of(table)
+    labels, scores = table['labels'].astype(np.int64), table['scores'].astype(np.float64)
     n, k = len(labels), len(names)
     if labels.shape != ((n,) if exclusive else (n, k)) or scores.shape != (n, k):
         raise ValueError(f'labels {labels.shape} and scores {scores.shape} do not fit {k} names')
@@ -97,7 +106,7 @@ def labelled(table: Table, names: Sequence[str], exclusive: bool) -> tuple[dict,
     if ((labels < -1) | (labels > highest)).any():
         raise ValueError(f'labels {np.unique(labels)} do not all lie in -1..{highest}')
     rows = labels >= 0 if exclusive else (labels >= 0).any(1)
-    found = {name: np.asarray(x)[rows] for name, x in table.items()}
+    found = {name: x[rows] for name, x in table.items()}
     found |= {'labels': labels[rows], 'scores': scores[rows]}
     cohort = Cohort(
         found['image_ids'], found['patients'].astype(str), labels[rows], tuple(names), exclusive
@@ -117,7 +126,7 @@ def aligned(
     for table, title in zip(tables, titles, strict=True):
         order = np.argsort(np.asarray(table['image_ids']), kind='stable')
         rows, found = labelled(
-            {name: np.asarray(x)[order] for name, x in table.items()}, names, exclusive
+            {name: x[order] for name, x in columns_of(table).items()}, names, exclusive
         )
         cohort = found if cohort is None else cohort
         for key in ('image_ids', 'labels', 'patients'):
@@ -137,12 +146,10 @@ def pooled(tables: Sequence[Table]) -> dict:
 
     Raises UserError if an image was tested in two folds, ValueError if columns differ.
     """
-    columns = set(tables[0])
-    if any(set(table) != columns for table in tables):
+    tables = [columns_of(table) for table in tables]
+    if any(table.keys() != tables[0].keys() for table in tables):
         raise ValueError('the tables of the folds differ in their columns')
-    whole = {
-        name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in tables[0]
-    }
+    whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     found, times = np.unique(whole['image_ids'], return_counts=True)
     if (times > 1).any():
         raise UserError(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from cxr_jax.models.densenet import DenseNet
 from cxr_jax.models.resnet import ResNet
 from cxr_jax.runtime.parallel import AXIS
+from cxr_jax.store.settings import setting
 from cxr_jax.views.region import needs_masks, select_region, to_unit_range
 from data_pipelines.errors import UserError
 
@@ -78,12 +79,15 @@ class Features(NamedTuple):
 class EncoderSettings:
     """The user's choice of a network."""
 
-    name: str = 'resnet50'  # one of ENCODERS
-    width: int = 64  # channels of the stem; the papers' 64
-    channels: int = 1  # of the input; 3 repeats the grey image
-    dtype: str = 'auto'  # of the computation; auto = bfloat16 on accelerators, float32 on CPU
-    remat: bool = False  # compute each block again for its gradient, to save memory
-    weights: str = ''  # safetensors file with torchvision's names to start from
+    name: str = setting('resnet50', one_of=tuple(ENCODERS))
+    width: int = setting(64, at_least=1)  # channels of the stem; the papers' 64
+    channels: int = setting(1, one_of=(1, 3))  # of the input; 3 repeats the grey image
+    # Of the computation; auto = bfloat16 on accelerators, float32 on CPU.
+    dtype: str = setting('auto', one_of=('auto', 'bfloat16', 'float32'))
+    # Compute each block again for its gradient, to save memory.
+    remat: bool = setting(False, neutral=False)
+    # Safetensors file with torchvision's names to start from; empty = fresh weights.
+    weights: str = setting('', neutral='')
 
 
 @dataclasses.dataclass(frozen=True)

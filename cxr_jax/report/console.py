@@ -17,8 +17,9 @@ from cxr_jax.report.blocks import (
 )
 
 WIDTH = 98
-_FIRST = (34, 18)  # most letters of a first column: at first, and where the table is too wide
-_OTHER = 40  # of any other
+_LEAST = 18  # letters that a first column keeps where the table is too wide
+_FIRST = 34  # most letters of it in a table of several parts
+_OTHER = 40  # of any other column
 _ASCII = str.maketrans({
     '→': '->', '−': '-', '–': '-', '×': 'x', '·': '-', '…': '..', '≥': '>=', '≤': '<=', '’': "'",
 })  # fmt: skip
@@ -65,9 +66,8 @@ def _table(table: Table, width: int) -> str:
     rows = [[_cell(cell) for cell in row] for row in (table.header, *table.rows)]
     rows = [[row[0], *(_short(cell, _OTHER) for cell in row[1:])] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    others = sum(widths[1:]) + 2 * (len(widths) - 1)
-    most = min(_FIRST[0], max(_FIRST[1], width - others))
-    rows = [[_short(row[0], most), *row[1:]] for row in rows]
+    room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
+    rows = [[_short(row[0], room if room >= _LEAST else _FIRST), *row[1:]] for row in rows]
     widths[0] = max(len(row[0]) for row in rows)
     parts = [_wrap(table.title, width)] if table.title else []
     parts.append('\n\n'.join(_align(rows, widths, part) for part in _parts(widths, width)))

@@ -20,8 +20,10 @@ from cxr_jax.report.blocks import (
 )
 
 _MARKS = {'': '', 'emphasis': '*', 'strong': '**'}
-# Brackets would make links and, with HTML, so would <; an underscore inside a word does nothing.
-_ACTIVE = re.compile(r'[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])')
+# What would begin a tag or an entity of HTML; alone, < and & are what they look like.
+_HTML = re.compile(r'<(?=[A-Za-z/!?])|&(?=#?\w+;)')
+# Brackets would make links, dollars formulas; an underscore inside a word does nothing.
+_ACTIVE = re.compile(r'[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])')
 _FIRST = re.compile(r'^(#{1,6} |[-+>] |\d+[.)] |=+$|-+$)')
 
 
@@ -39,7 +41,8 @@ def _piece(style: str, text: str) -> str:
     if style == 'code':
         return f'`{text}`'
     mark = _MARKS[style]
-    return mark + _ACTIVE.sub(r'\\\g<0>', html.escape(text, quote=False)) + mark
+    escaped = _HTML.sub(lambda found: html.escape(found[0]), text)
+    return mark + _ACTIVE.sub(r'\\\g<0>', escaped) + mark
 
 
 def _paragraph(text: str) -> str:

@@ -15,9 +15,13 @@ from cxr_jax.report.formats import (
     plain,
 )
 
-LEFT_OUT = (
-    'Left out of the data of a stage are images whose patient (or study), or whose very content, '
-    'is in the validation or test data.'
+# Key of each number of images left out -> its title.
+LEFT_OUT = {
+    'images': 'left out', 'same_patient': 'same patient', 'same_content': 'same content',
+}  # fmt: skip
+WHY_LEFT_OUT = (
+    'Left out of the data of a stage is every image whose patient (or study), or whose very '
+    'content, is in the validation or test data.'
 )
 
 
@@ -102,28 +106,28 @@ def _remarks(stage: dict) -> str:
 
 
 def data_blocks(results: dict) -> list[Block]:
-    """The images of each stage, and what had to be left out of them."""
-    rows = [
-        [*cells, *_data_cells(stage['data'])]
-        for cells, stage in zip(_names(results)[1:], results['stages'], strict=True)
+    """The images of each stage, and what had to be left out of them (where that was looked for)."""
+    data = [stage['data'] for stage in results['stages']]
+    columns = {
+        'sets': [listed(literal(part['name']) for part in each['sets']) for each in data],
+        'images': [plain(each['images']) for each in data],
+        'patients': [plain(each['patients']) for each in data],
+    }
+    looked = any(each['left_out'] for each in data)
+    if looked:
+        for key, title in LEFT_OUT.items():
+            columns[title] = [plain(each['left_out'][key]) if each['left_out'] else '-'
+                              for each in data]  # fmt: skip
+    columns['drawn'] = [
+        'uniformly' if each['balance'] == 'none' else f'by {literal(each["balance"])}'
+        for each in data
     ]
-    header = ['sets', 'images', 'patients', 'left out', 'same patient', 'same content', 'drawn']
-    left_out = any((stage['data']['left_out'] or {}).get('images') for stage in results['stages'])
-    found = table([*_names(results)[0], *header], rows, title='Data of the stages')
-    return [found, *([Text(LEFT_OUT)] if left_out else [])]
-
-
-def _data_cells(data: dict) -> list[str]:
-    left_out = data['left_out'] or {}
-    keys = ('images', 'same_patient', 'same_content')
-    balance = data['balance']
-    return [
-        listed(literal(part['name']) for part in data['sets']),
-        plain(data['images']),
-        plain(data['patients']),
-        *(plain(left_out[key]) if key in left_out else '-' for key in keys),
-        'as stored' if balance == 'none' else f'by {literal(balance)}',
-    ]
+    header, *names = _names(results)
+    rows = zip(names, *columns.values(), strict=True)
+    found = table(
+        [*header, *columns], [[*first, *rest] for first, *rest in rows], 'Data of the stages'
+    )
+    return [found, *([Text(WHY_LEFT_OUT)] if looked else [])]
 
 
 def disk_blocks(results: dict) -> list[Block]:

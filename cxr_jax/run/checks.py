@@ -7,7 +7,8 @@ from cxr_jax.train.stage import Labelled
 from data_pipelines.errors import UserError
 
 
-def _check_batch(where: str, batch: int, devices: int) -> None:
+def check_batch(where: str, batch: int, devices: int) -> None:
+    """UserError for a batch that the devices cannot share equally."""
     if batch % devices:
         raise UserError(
             f'--config.{where}={batch} is not a multiple of the {devices} devices; use '

@@ -109,7 +109,8 @@ def gather(value) -> list:
 
 def same(value) -> bool:
     """Whether all processes have the same `value`."""
-    return len(set(gather(value))) == 1
+    first, *others = gather(value)
+    return all(other == first for other in others)
 
 
 class _Silent:

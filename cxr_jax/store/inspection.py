@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from cxr_jax.store.arrays import Leaf
 from cxr_jax.store.bundle import BUNDLE, read_description, read_tables
-from cxr_jax.store.checkpoint import read_about, saved_steps
+from cxr_jax.store.checkpoint import ABOUT, read_about, saved_steps
 from cxr_jax.store.files import exists, read_json
 from cxr_jax.store.stages import SESSIONS
 from data_pipelines.errors import UserError
@@ -34,6 +34,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except PermissionError as error:
+        print(f'{error.filename} cannot be read ({error.strerror}).', file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `| head`: what is left would be flushed at exit, and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -41,9 +44,7 @@ def main(argv: list[str]) -> int:
 
 def describe(path: pathlib.Path) -> str:
     """The bundle or the checkpoint that `path` names, as text; UserError without one."""
-    path = path.resolve()
-    if exists(path / RUN_FILE):
-        path = _last_stage(path)
+    path = find_stage(path.resolve())
     return _describe_bundle(path) if exists(path / BUNDLE) else _describe_step(find_step(path))
 
 
@@ -83,7 +84,7 @@ def _describe_step(step: pathlib.Path) -> str:
 
 def find_step(path: pathlib.Path) -> pathlib.Path:
     """Folder of the one checkpoint that `path` names, the newest of several; else UserError."""
-    if path.name.partition('.')[0].isdecimal() and path.parent.name == 'checkpoints':
+    if exists(path / ABOUT):
         return path
     folder = path if path.name == 'checkpoints' else path / 'checkpoints'
     steps = saved_steps(folder)
@@ -132,7 +133,7 @@ def _chain_lines(stage: pathlib.Path, step: int | None = None) -> list[str]:
                 for entry, word in (
                     ('steps', 'steps'), ('batch_size', 'batch size'), ('learning_rate', 'rate'),
                 )
-                if entry in description
+                if isinstance(description.get(entry), int | float)
             )  # fmt: skip
             rows.append((arrow + name, key, 'finished', told))
         elif number:

@@ -76,10 +76,10 @@ class StageDirectory:
 
     def _prune(self, description: dict) -> None:
         """Removes checkpoints, also of trials, unless they are to be kept; may be repeated."""
-        if description['keep'] == 'all':
+        if description.get('keep') != 'bundle':
             return
         for pattern in PRUNED:
-            for path in self.finished.glob(pattern):
-                # A store that may only be read, or another process that prunes it too.
-                with contextlib.suppress(OSError):
+            # A store that may only be read, or another process that prunes it too.
+            with contextlib.suppress(OSError):
+                for path in self.finished.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 
 from cxr_jax.models.heads import LinearHead
-from cxr_jax.store.settings import Auto
+from cxr_jax.store.settings import Auto, derived, setting
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
 
@@ -42,7 +42,7 @@ class Task:
     averaged over devices by the train step.
     """
 
-    image_size: int = 224  # pixels of the network's input
+    image_size: int = setting(224, at_least=1)  # pixels of the network's input
 
     # Fields of a record, beyond the image, that its views are made of: label, lung_mask, row.
     needs: ClassVar[tuple[str, ...]] = ()
@@ -113,7 +113,7 @@ class Readout(Task):
     """
 
     augment: Augmentation = Augmentation()
-    outputs: int = dataclasses.field(default=0, metadata={'derived': True})  # the target's names
+    outputs: int = derived(0)  # names of the target
 
     needs: ClassVar[tuple[str, ...]] = ('label',)
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')

@@ -10,7 +10,7 @@ from jax.lax import Precision, stop_gradient
 
 from cxr_jax.models.heads import Projector, unit_rows
 from cxr_jax.runtime import parallel
-from cxr_jax.store.settings import Auto
+from cxr_jax.store.settings import Auto, setting
 from cxr_jax.tasks.base import Aux, Task, queue_rows
 from cxr_jax.views.augment import Augmentation
 from data_pipelines.errors import UserError
@@ -39,14 +39,15 @@ def _contrast(query, key, queue, temperature):
 class MoCo(Task):
     """View 1 is the query, view 2 the key (one direction, as the official code)."""
 
-    queue_size: Auto = 65536  # keys; auto = multiple of the batch, at most the data
-    momentum: float = 0.999  # of the key encoder
-    temperature: float = 0.2
-    hidden: Auto = 'auto'  # width of the projector's hidden layer: auto = the encoder's features
-    features: int = 128  # width of the embedding
+    queue_size: Auto = setting(65536, at_least=1)  # keys; auto = multiple of the batch in the data
+    momentum: float = setting(0.999, at_least=0, at_most=1)  # of the key encoder
+    temperature: float = setting(0.2, above=0)
+    # Width of the projector's hidden layer: auto = the encoder's features.
+    hidden: Auto = setting('auto', at_least=1)
+    features: int = setting(128, at_least=1)  # width of the embedding
     # Virtual batch-norm groups of the key encoder, over permuted keys: shuffling BN that does not
     # depend on the number of devices (8 GPUs in the paper). 1 = none, as the reference study's one.
-    key_groups: int = 8
+    key_groups: int = setting(8, at_least=1)
     augment: Augmentation = Augmentation(crop_scale=(0.2, 1.0), jitter=0.8, blur=0.5)
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector')
@@ -59,11 +60,6 @@ class MoCo(Task):
             raise UserError(
                 f'queue_size={rows}: MoCo needs a queue of at least one batch '
                 f'({facts.batch_size}); use auto.'
-            )
-        if self.key_groups < 1 or self.temperature <= 0:
-            raise UserError(
-                f'key_groups={self.key_groups} must be 1 or more and '
-                f'temperature={self.temperature} above 0.'
             )
         groups, devices, batch = self.key_groups, facts.devices, facts.batch_size
         if groups > 1 and (batch % groups or batch // groups < 2 or groups % devices):

@@ -10,6 +10,7 @@ import optax
 
 from cxr_jax.models.heads import PairHead
 from cxr_jax.runtime import parallel
+from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.views.geometry import resize
 from data_pipelines.errors import UserError
@@ -27,11 +28,12 @@ class RelativeLocation(Task):
     resizing to another scale than 255 of 292 pixels; the flip is the reference study's.
     """
 
-    image_size: int = 255  # pixels of the crop that holds the grid
-    short_side: float = 292 / 255  # the image is resized to this times the crop
-    jitter: float = 21 / 85  # a patch is smaller than its cell by this share: room to move
-    flip: float = 0.0  # probability of a horizontal flip of the image
-    dropout: float = 0.5  # in the pair head
+    image_size: int = setting(255, at_least=CELLS)  # pixels of the crop that holds the grid
+    short_side: float = setting(292 / 255, at_least=1)  # the image is resized to this times that
+    # A patch is smaller than its cell by this share: room to move.
+    jitter: float = setting(21 / 85, at_least=0, below=1)
+    flip: float = setting(0.0, at_least=0, at_most=1)  # probability of a flip of the image
+    dropout: float = setting(0.5, at_least=0, below=1)  # in the pair head
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'accuracy'
@@ -62,10 +64,10 @@ class RelativeLocation(Task):
         return self.patch
 
     def resolve(self, facts):
-        if self.patch < 1 or self.jitter >= 1 or self.dropout >= 1 or self.short_side < 1:
+        if self.patch < 1:
             raise UserError(
-                f'image_size={self.image_size} and jitter={self.jitter} leave patches of '
-                f'{self.patch} pixels; jitter and dropout must be below 1, short_side at least 1.'
+                f'image_size={self.image_size} and jitter={self.jitter} leave patches of no pixel; '
+                'raise image_size or lower jitter.'
             )
         return self, {'image_size': f'cells of {self.cell}, patches of {self.patch} pixels'}
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.views import geometry, intensity
 from cxr_jax.views.occlusion import block_out, diffuse_noise
-from data_pipelines.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +37,23 @@ class Segment(Task):
         'optimizer.warmup_epochs': 1.0,
     }
 
-    image_size: int = 128  # pixels of the network's input
-    crop_scale: tuple[float, float] = (0.6, 1.0)  # range of the crop's area, share of the image
+    image_size: int = setting(128, at_least=16)  # pixels of the network's input
+    # Range of the crop's area, share of the image.
+    crop_scale: tuple[float, float] = setting((0.6, 1.0), above=0, at_most=1)
     # Probability of the whole, upright image: prediction sees no image blurred by resampling.
-    still: float = 0.5
-    flip: float = 0.5  # probability of a horizontal flip
-    rotation: float = 10.0  # degrees: angle uniform in ± this
-    brightness: float = 0.3  # factor uniform in 1 ± this
-    contrast: float = 0.3  # factor uniform in 1 ± this
-    blocks: int = 2  # rectangles painted over the lungs
-    block_probability: float = 0.5  # of each rectangle
-    block_sides: tuple[float, float] = (0.05, 0.3)  # range of their sides, share of the image's
-    block_value: float = 0.85  # their brightness (lungVAE)
-    noise: float = 0.5  # probability of diffuse noise inside the lungs
-    noise_range: tuple[float, float] = (-0.1, 0.5)  # what it adds (lungVAE: 0.6 u - 0.1)
-
-    def resolve(self, facts):
-        del facts
-        if self.image_size < 16:
-            raise UserError(f'image_size={self.image_size} is too small; lungs need 16 or more.')
-        return self, {}
+    still: float = setting(0.5, at_least=0, at_most=1)
+    flip: float = setting(0.5, at_least=0, at_most=1)  # probability of a mirror image
+    rotation: float = setting(10.0, at_least=0, at_most=180)  # degrees: angle uniform in ± this
+    brightness: float = setting(0.3, at_least=0, at_most=1)  # factor uniform in 1 ± this
+    contrast: float = setting(0.3, at_least=0, at_most=1)  # factor uniform in 1 ± this
+    blocks: int = setting(2, at_least=0)  # rectangles painted over the lungs
+    block_probability: float = setting(0.5, at_least=0, at_most=1)  # of each rectangle
+    # Range of their sides, share of the image's.
+    block_sides: tuple[float, float] = setting((0.05, 0.3), at_least=0, at_most=1)
+    block_value: float = setting(0.85, at_least=0, at_most=1)  # their brightness (lungVAE)
+    noise: float = setting(0.5, at_least=0, at_most=1)  # probability of noise inside the lungs
+    # What the noise adds (lungVAE: 0.6 u - 0.1).
+    noise_range: tuple[float, float] = setting((-0.1, 0.5), at_least=-1, at_most=1)
 
     def views(self, key, example):
         """One augmented view: image [S, S, 1] standardised, mask [S, S, 1] 0 or 1, alike moved."""

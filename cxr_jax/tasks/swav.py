@@ -10,10 +10,9 @@ from jax.lax import Precision, stop_gradient
 
 from cxr_jax.models.heads import Projector, unit_rows
 from cxr_jax.runtime import parallel
-from cxr_jax.store.settings import Auto
+from cxr_jax.store.settings import Auto, derived, setting
 from cxr_jax.tasks.base import Aux, Task, queue_rows
 from cxr_jax.views.augment import Augmentation
-from data_pipelines.errors import UserError
 
 
 def sinkhorn(scores, epsilon: float, iterations: int):
@@ -49,23 +48,29 @@ def swapped_prediction_loss(scores, assignments, temperature: float):
 class SwAV(Task):
     """Multi-crop, queue and frozen prototypes as the official code."""
 
-    prototypes: Auto = 3000  # auto = half of batch + queue: more could not be filled evenly
-    queue_size: Auto = 3840  # rows per assigning crop; 0 = none; auto = multiple of the batch
-    queue_start_epoch: float = 15.0  # epoch from which the queue is filled (and used once full)
-    freeze_epochs: float = 1.0  # epochs during which the prototypes are not updated
-    temperature: float = 0.1  # of the predictions
-    epsilon: float = 0.05  # of the assignments: smaller is sharper
-    iterations: int = 3  # of Sinkhorn
-    hidden: Auto = 2048  # width of the projector's hidden layer: auto = the encoder's features
-    features: int = 128  # width of the embedding
-    small_crops: int = 6  # per image, beside the two large ones
-    small_size: int = 96  # pixels of a small crop
+    # auto = half of batch + queue: more could not be filled evenly.
+    prototypes: Auto = setting(3000, at_least=2)
+    # Rows per assigning crop; 0 = none; auto = multiple of the batch.
+    queue_size: Auto = setting(3840, at_least=0)
+    # Epoch from which the queue is filled (and used once full).
+    queue_start_epoch: float = setting(15.0, at_least=0)
+    # Epochs during which the prototypes are not updated.
+    freeze_epochs: float = setting(1.0, at_least=0)
+    temperature: float = setting(0.1, above=0)  # of the predictions
+    epsilon: float = setting(0.05, above=0)  # of the assignments: smaller is sharper
+    iterations: int = setting(3, at_least=1)  # of Sinkhorn
+    # Width of the projector's hidden layer: auto = the encoder's features.
+    hidden: Auto = setting(2048, at_least=1)
+    features: int = setting(128, at_least=1)  # width of the embedding
+    small_crops: int = setting(6, at_least=0)  # per image, beside the two large ones
+    small_size: int = setting(96, at_least=1)  # pixels of a small crop
     augment: Augmentation = Augmentation(
         crop_scale=(0.14, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, blur=0.5
     )
-    small_scale: tuple[float, float] = (0.05, 0.14)  # range of a small crop's area
+    # Range of a small crop's area, share of the image.
+    small_scale: tuple[float, float] = setting((0.05, 0.14), above=0, at_most=1)
 
-    queue_start_step: int = dataclasses.field(default=0, metadata={'derived': True})
+    queue_start_step: int = derived(0)
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector', 'prototypes')
     # The official script for small batches: scripts/swav_200ep_bs256_pretrain.sh.
@@ -77,6 +82,11 @@ class SwAV(Task):
         'optimizer.head_weight_decay': 1e-6,
         'optimizer.final_factor': 0.001,
     }
+
+    def inactive(self) -> set[str]:
+        """Fields that do nothing with the values of the others."""
+        without_queue = () if self.queue_size else ('queue_start_epoch',)
+        return {*without_queue, *(() if self.small_crops else ('small_size', 'small_scale'))}
 
     @property
     def smallest_input(self) -> int:
@@ -94,11 +104,6 @@ class SwAV(Task):
         if hidden == 'auto':
             hidden = facts.feature_width
             notes['hidden'] = "the encoder's feature width"
-        if prototypes < 2:
-            raise UserError(f'prototypes={prototypes}: SwAV needs at least 2.')
-        positive = (self.temperature, self.epsilon, self.small_size, self.iterations)
-        if min(positive) <= 0:
-            raise UserError('temperature, epsilon, small_size and iterations must be above 0.')
         if prototypes > batch + rows:
             notes['prototypes'] = (
                 f'more than the {batch + rows} rows of batch and queue: they cannot be used evenly'

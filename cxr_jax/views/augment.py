@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cxr_jax.store.settings import setting
 from cxr_jax.views import geometry, intensity
 
 
@@ -12,14 +13,23 @@ from cxr_jax.views import geometry, intensity
 class Augmentation:
     """Rotation, crop, flip, brightness and contrast, blur, in this order; 0 switches a part off."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # range of the crop's area, share of the image
-    flip: float = 0.5  # probability of a horizontal flip
-    rotation: float = 0.0  # degrees: angle uniform in ± this
-    jitter: float = 0.0  # probability of the brightness and contrast change
-    brightness: float = 0.4  # factor uniform in 1 ± this
-    contrast: float = 0.4  # factor uniform in 1 ± this
-    blur: float = 0.0  # probability of the Gaussian blur
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view: uniform in this range
+    # Range of the crop's area, share of the image.
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), above=0, at_most=1)
+    flip: float = setting(0.5, at_least=0, at_most=1, neutral=0.0)  # probability of a mirror image
+    # Degrees: angle uniform in ± this.
+    rotation: float = setting(0.0, at_least=0, at_most=180, neutral=0.0)
+    # Probability of the brightness and contrast change.
+    jitter: float = setting(0.0, at_least=0, at_most=1, neutral=0.0)
+    brightness: float = setting(0.4, at_least=0, at_most=1)  # factor uniform in 1 ± this
+    contrast: float = setting(0.4, at_least=0, at_most=1)  # factor uniform in 1 ± this
+    blur: float = setting(0.0, at_least=0, at_most=1, neutral=0.0)  # probability of Gaussian blur
+    # Pixels of the view: uniform in this range.
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), at_least=0)
+
+    def inactive(self) -> set[str]:
+        """Fields that do nothing with the values of the others."""
+        unchanged = () if self.jitter else ('brightness', 'contrast')
+        return {*unchanged, *(() if self.blur else ('blur_sigma',))}
 
     def __call__(self, key, image, size: int):
         """View [size, size, 1] of an image [R, R, 1] with values in [0, 1]."""

@@ -43,3 +43,24 @@ def findings_table(seed=0, n=80, k=3, known=0.8, of=0):
         'ail': rng.random(n), 'lung_area': images.uniform(0.2, 0.4, n),
         'box_attention': rng.random(n), 'box_area': np.full(n, np.nan),
     }  # fmt: skip
+
+
+def right_table(right, labels, patients, k=None):
+    """Exclusive predictions that are right where `right` says so."""
+    k = k or labels.max() + 1
+    predictions = np.where(right, labels, (labels + 1) % k)
+    ids = np.array([f'image{i:04d}' for i in range(len(labels))])
+    return {'scores': np.eye(k)[predictions], 'labels': labels,
+            'patients': np.asarray(patients).astype(str), 'image_ids': ids}  # fmt: skip
+
+
+def models(skills, n=120, k=3, seed=0):
+    """One table for each skill (share of right predictions), of the same images, two a patient."""
+    rng = np.random.default_rng(seed)
+    labels, patients = rng.integers(0, k, n), [f'p{i // 2:03d}' for i in range(n)]
+    return [right_table(rng.random(n) < skill, labels, patients, k) for skill in skills]
+
+
+def shuffled(table, order):
+    """The rows `order` of a table."""
+    return {name: x[order] for name, x in table.items()}

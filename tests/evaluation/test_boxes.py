@@ -1,21 +1,11 @@
 """Attention inside lesion boxes against plain loops, closed forms and invariances."""
 
-import warnings
-
 import numpy as np
 import pytest
 
 from cxr_jax.evaluation.maps.boxes import attention_inside_boxes, box_masks
-from cxr_jax.evaluation.metrics import BOXES, attention_figures
 
 NO_BOXES = np.zeros((0, 4), np.float32)
-
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        yield
 
 
 def loop_mask(boxes, size, grid):
@@ -78,19 +68,3 @@ def test_images_without_boxes_or_without_activation_are_nan():
     share, area = attention_inside_boxes(cams, [box, NO_BOXES, outside, box], 4)
     np.testing.assert_array_equal(share, [0.25, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(area, [0.25, np.nan, np.nan, 0.25])
-
-
-def test_figures_of_boxes_are_the_attention_figures_under_other_names():
-    rng = np.random.default_rng(0)
-    share, area = rng.random(40), rng.random(40)
-    share[:3], area[30:] = np.nan, np.nan
-    rest = (np.arange(40) % 2, [f'p{i // 2}' for i in range(40)], 'ab', 5, 200)
-    boxes, lungs = (attention_figures(share, area, *rest, *of) for of in ((BOXES,), ()))
-    for ours, theirs in (('box_attention', 'ail'), ('box_area', 'lung_area'), ('excess', 'excess')):
-        assert boxes[ours] == lungs[theirs]
-        for row, other in zip(boxes['per_class'], lungs['per_class'], strict=True):
-            assert row[ours] == other[theirs]
-    assert boxes['without_boxes'] == lungs['without_mask'] == 10
-    assert boxes['images'] == 27 and 'ail' not in boxes
-    nothing = attention_figures(share, np.full(40, np.nan), *rest, BOXES)
-    assert nothing['box_attention']['reason'] == 'no test image with a lesion box and a map'

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.models.unet import UNet, double, from_patches, halve, to_patches
+from cxr_jax.models.unet import UNet, build_unet, double, from_patches, halve, to_patches
 from cxr_jax.runtime import parallel
 
 TINY = UNet(width=4, depth=2)
@@ -48,14 +48,14 @@ def test_parameters_are_those_of_the_drawn_network(variables):
     )
     leaves = jax.tree.leaves(variables['params'])
     assert sum(leaf.size for leaf in leaves) == expected
-    logits = jax.eval_shape(lambda v, x: TINY.apply(v, x, train=False), variables,
+    logits = jax.eval_shape(lambda v, x: TINY.apply(v, x, train=False)['logits'], variables,
                             jnp.zeros((2, 24, 40, 1)))  # fmt: skip
     assert logits.shape == (2, 24, 40, 1) and logits.dtype == jnp.float32
 
 
 def test_a_shifted_image_has_shifted_logits(variables):
     size = 128  # the zeros beyond the border reach 40 pixels in
-    apply = jax.jit(lambda x: TINY.apply(variables, x, train=False))
+    apply = jax.jit(lambda x: TINY.apply(variables, x, train=False)['logits'])
     image = np.random.default_rng(2).random((1, size, size, 1)).astype(np.float32)
     step = TINY.multiple
     moved = apply(np.roll(image, (step, 2 * step), (1, 2)))
@@ -71,8 +71,8 @@ def test_one_and_four_devices_normalise_alike():
     fresh = network.init(jax.random.key(0), images, train=True)
 
     def step(variables, x):
-        logits, updated = network.apply(variables, x, train=True, mutable=['batch_stats'])
-        return logits, updated['batch_stats']
+        maps, updated = network.apply(variables, x, train=True, mutable=['batch_stats'])
+        return maps['logits'], updated['batch_stats']
 
     one, four = (
         parallel.sharded(step, parallel.data_mesh(jax.devices()[:n]), (False, True), (True, False))(
@@ -82,3 +82,17 @@ def test_one_and_four_devices_normalise_alike():
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_as_an_encoder_it_leaves_images_as_they_are(variables):
+    """Of any size and depth of bits; the mean of its logits is its pooled feature."""
+    encoder = build_unet(4, 2, 'float32')
+    rng = np.random.default_rng(4)
+    images = [rng.integers(0, 200, (2, 24, 24, 1)).astype(dtype) for dtype in ('uint8', 'uint16')]
+    pixels = [encoder.contract.images({'image': image}) for image in images]
+    np.testing.assert_allclose(pixels[0], images[0] / 255, rtol=1e-6)
+    np.testing.assert_allclose(pixels[1], images[1] / 65535, rtol=1e-6)
+    features = encoder(variables['params'], variables['batch_stats'], pixels[0], train=False)
+    expected = TINY.apply(variables, images[0] / np.float32(255), train=False)['logits']
+    np.testing.assert_allclose(features.maps['logits'], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(features.pooled, expected.mean((1, 2)), rtol=1e-4, atol=1e-6)

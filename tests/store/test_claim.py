@@ -1,6 +1,8 @@
 """Claims: one owner at a time, also after kills, on other hosts and for the one taken for dead."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,26 @@ def path(tmp_path):
     return tmp_path / 'stage'
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """For `with elsewhere():` claims are taken on another host, whose beats are watched briefly."""
+    monkeypatch.setattr(claim, 'WATCH_SECONDS', 0.05)
+
+    @contextlib.contextmanager
+    def other_host():
+        with monkeypatch.context() as patch:
+            patch.setattr(claim, '_host', lambda: 'elsewhere')
+            yield
+
+    return other_host
+
+
+def age(path):
+    """The claim that counts has had no beat for long."""
+    long_ago = time.time() - claim.STALE_SECONDS - 5
+    os.utime(max(path.parent.glob('stage.claim.*')), (long_ago, long_ago))
+
+
 def test_one_at_a_time_then_free_again(path):
     with Claim(path, 'it').held() as own:
         with pytest.raises(Busy, match='training it'), Claim(path, 'it').held():
@@ -32,7 +54,8 @@ def test_one_at_a_time_then_free_again(path):
         own.confirm()
     with Claim(path, 'it').held() as next_one:
         next_one.confirm()
-    assert len(list(path.parent.iterdir())) == 1  # numbers pass, files do not pile up
+        assert len(list(path.parent.iterdir())) == 1
+    assert not list(path.parent.iterdir())  # nothing is left behind
 
 
 def test_a_killed_process_is_succeeded_at_once(path):
@@ -46,23 +69,112 @@ def test_a_killed_process_is_succeeded_at_once(path):
         pass
 
 
-def test_another_host_is_dead_when_it_no_longer_beats(path, monkeypatch):
+def test_another_host_is_dead_when_it_no_longer_beats(path, elsewhere):
     """By the file system's clock; the one taken for dead learns it before it finishes."""
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(claim, '_host', lambda: 'elsewhere')
+    with elsewhere():
         far = Claim(path, 'it')
         holding = far.held()
         holding.__enter__()
     with pytest.raises(Busy), Claim(path, 'it').held():
         pass
-    file = next(path.parent.glob('stage.claim.*'))
-    long_ago = time.time() - claim.STALE_SECONDS - 5
-    os.utime(file, (long_ago, long_ago))
+    age(path)
     with Claim(path, 'it').held() as own:
         with pytest.raises(Lost, match='taken over'):
             far.confirm()
         holding.__exit__(None, None, None)  # gives nothing back that is another's
         own.confirm()
+    assert not list(path.parent.iterdir())
+
+
+def test_who_was_taken_for_dead_learns_it_when_its_number_is_anothers(path, elsewhere):
+    """The one who took over is done, and a third one began, with the first one's number."""
+    with elsewhere():
+        far = Claim(path, 'it')
+        holding = far.held()
+        holding.__enter__()
+    age(path)
+    with Claim(path, 'it').held():
+        pass
+    with pytest.raises(Lost):
+        far.confirm()
+    with Claim(path, 'it').held() as third:
+        assert [file.name for file in path.parent.iterdir()] == ['stage.claim.1']
+        with pytest.raises(Lost):
+            far.confirm()
+        holding.__exit__(None, None, None)
+        third.confirm()
+
+
+def test_a_beat_is_believed_more_than_a_clock(path, elsewhere, monkeypatch):
+    """A host whose clock is behind stamps old times, and lives."""
+    monkeypatch.setattr(claim, 'WATCH_SECONDS', 0.3)
+    long_ago = time.time() - 1000
+    ended = threading.Event()
+    with elsewhere():
+        far = Claim(path, 'it')
+        far._take()
+
+    def beat():
+        for number in range(1000):
+            os.utime(far._file(1), (long_ago + number, long_ago + number))
+            if ended.wait(0.05):
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(Busy, match='is training'), Claim(path, 'it').held():
+        pass
+    ended.set()
+    thread.join()
+    far.confirm()
+    with Claim(path, 'it').held():
+        pass
+
+
+def test_a_number_read_long_ago_takes_nothing_from_the_living(path, monkeypatch):
+    """Between reading that claim 1 is over and creating 2, others came and went, and one began."""
+    other = subprocess.Popen([sys.executable, '-c', HOLD, path], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b'held\n'
+    other.kill()
+    other.communicate()
+    living, is_over = Claim(path, 'it'), Claim._is_over
+    holding = living.held()
+
+    def meanwhile(self, number):
+        over = is_over(self, number)
+        if self is slow and not living._number:
+            assert over
+            with Claim(path, 'it').held():
+                pass
+            holding.__enter__()
+            assert living._number == number == 1
+        return over
+
+    slow = Claim(path, 'it')
+    monkeypatch.setattr(Claim, '_is_over', meanwhile)
+    with pytest.raises(Busy, match='just begun'), slow.held():
+        pass
+    living.confirm()
+    holding.__exit__(None, None, None)
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize('text', ['', '{"host": ', '[]', 'free', '{}', '{"host": "elsewhere"}'])
+def test_a_damaged_claim_is_over_when_nobody_beats(text, path, elsewhere):
+    path.with_name('stage.claim.3').write_text(text)
+    with pytest.raises(Busy), Claim(path, 'it').held():
+        pass
+    age(path)
+    with Claim(path, 'it').held() as own:
+        own.confirm()
+    assert not list(path.parent.iterdir())
+
+
+def test_a_folder_that_is_gone_hides_no_error(path):
+    (path.parent / 'store').mkdir()
+    with pytest.raises(KeyError, match='own'), Claim(path.parent / 'store' / 'a', 'it').held():
+        shutil.rmtree(path.parent / 'store')
+        raise KeyError('own')
 
 
 def test_the_owner_beats(path, monkeypatch):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from cxr_jax.models.encoder import Backbone
 from cxr_jax.models.norm import BatchNorm
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.relloc import RelativeLocation
+from tests.tasks.one_step import CONTRACT, first_state, run_loss, tiny_encoder
 
 TASK = RelativeLocation(image_size=30, short_side=1.0, jitter=0.3)
 CELL, PATCH = 10, 7
@@ -55,47 +55,35 @@ def test_flip_mirrors_the_whole_grid():
     assert 0.4 < flipped < 0.6  # 400 draws: four standard deviations
 
 
-class Tiny(nn.Module):
+class Norm(nn.Module):
     """Batch norm alone: its running statistics tell which batches went through."""
 
-    feature_width: int = 1
+    stages = ('norm',)
+    feature_width = 1
 
     @nn.compact
     def __call__(self, x, train, groups=1):
-        return BatchNorm(axis_name=parallel.AXIS)(x, train)
+        return {'norm': BatchNorm(axis_name=parallel.AXIS, name='norm')(x, train)}
 
 
 @pytest.fixture(scope='module')
 def step():
-    """loss, batch_stats, pairs' inputs of one device for random patches of 4 images."""
-    backbone = Backbone(Tiny(), mean=0.0, std=1.0)
+    """loss (patches -> result of one step), random patches of 4 images, head and task."""
     patches = np.random.default_rng(0).normal(size=(4, 9, PATCH, PATCH, 1)).astype('float32')
-    params, stats = {}, {}
-    variables = Tiny().init(jax.random.key(0), jnp.zeros((2, 2, 2, 1)), True)
-    params, stats = variables['params'], variables['batch_stats']
     task = dataclasses.replace(TASK, dropout=0.0)
-    head, head_stats, extra = task.init(jax.random.key(1), backbone, params, stats)
-    state = SimpleNamespace(batch_stats={'backbone': stats, 'head': head_stats}, extra=extra)
+    encoder = tiny_encoder(Norm(), dataclasses.replace(CONTRACT, mean=0.0, std=1.0))
+    state = first_state(task, encoder)
 
-    def loss(patches, task=task):
-        def function(patches):
-            tree = {'backbone': params, 'head': head}
-            value, (stats, _, metrics) = task.loss(
-                backbone, tree, state, {'patches': patches}, jax.random.key(2)
-            )
-            return parallel.mean(value), stats, parallel.mean(metrics)
+    def loss(patches):
+        return run_loss(task, encoder, state, {'patches': patches})
 
-        mesh = parallel.data_mesh(jax.devices()[:1])
-        mapped = jax.shard_map(function, mesh=mesh, in_specs=PartitionSpec('data'),
-                               out_specs=PartitionSpec())  # fmt: skip
-        return jax.jit(mapped)(patches)
-
-    return SimpleNamespace(loss=loss, patches=patches, head=jax.device_get(head), task=task)
+    head = jax.device_get(state.params['head'])
+    return SimpleNamespace(loss=loss, patches=patches, head=head, task=task)
 
 
 def test_loss_and_statistics_are_those_of_two_passes(step):
     """In NumPy: eight neighbours in row-major order, then the centre eight times."""
-    value, stats, _ = step.loss(step.patches)
+    result = step.loss(step.patches)
     neighbours = [0, 1, 2, 3, 5, 6, 7, 8]
     halves = [
         step.patches[:, neighbours].reshape(32, -1).astype(np.float64),
@@ -105,8 +93,15 @@ def test_loss_and_statistics_are_those_of_two_passes(step):
     for half in halves:
         pooled.append(((half - half.mean()) / np.sqrt(half.var() + 1e-5)).mean(1))
         mean, var = 0.9 * mean + 0.1 * half.mean(), 0.9 * var + 0.1 * half.var(ddof=1)
-    found = stats['backbone']['BatchNorm_0']
+    found = result.batch_stats['encoder']['norm']
     np.testing.assert_allclose([found['mean'][0], found['var'][0]], [mean, var], rtol=1e-5)
+
+    # Of the embeddings, those of the neighbours and, once, of the centre.
+    for i in range(8):
+        embeddings = result.embeddings[f'neighbour{i}'][:, 0]
+        np.testing.assert_allclose(embeddings, pooled[0].reshape(4, 8)[:, i], atol=1e-6)
+    centres = result.embeddings['centre'][:, 0]
+    np.testing.assert_allclose(centres, pooled[1][::8], atol=1e-6)
 
     hidden = np.stack(pooled, 1) @ step.head['linear1']['kernel']
     centred = hidden - hidden.mean(0)
@@ -114,15 +109,11 @@ def test_loss_and_statistics_are_those_of_two_passes(step):
     logits = normal @ step.head['linear2']['kernel']
     labels = np.tile(np.arange(8), 4)
     picked = logits[np.arange(32), labels]
-    np.testing.assert_allclose(value, (np.log(np.exp(logits).sum(1)) - picked).mean(), rtol=1e-5)
-    pair = stats['head']['pair']['bn1']
+    expected = (np.log(np.exp(logits).sum(1)) - picked).mean()
+    np.testing.assert_allclose(result.loss, expected, rtol=1e-5)
+    pair = result.batch_stats['head']['bn1']
     np.testing.assert_allclose(pair['mean'], 0.003 * hidden.mean(0), rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(pair['var'], 0.997 + 0.003 * hidden.var(0, ddof=1), rtol=1e-5)
-
-
-def test_chance_is_the_loss_of_equal_logits(step):
-    value, _, _ = step.loss(np.zeros_like(step.patches))
-    assert float(value) == pytest.approx(step.task.chance_loss(), rel=1e-6)
 
 
 def test_dropout_keeps_the_asked_share_and_scales_it(step):

@@ -5,6 +5,7 @@ import pytest
 
 from cxr_jax.tasks.base import Facts
 from cxr_jax.tasks.moco import MoCo, info_nce
+from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.swav import SwAV, sinkhorn, swapped_prediction_loss
 from data_pipelines.errors import UserError
@@ -21,7 +22,7 @@ def facts(**changes):
         'steps_per_epoch': 15,
         'devices': 1,
         'feature_width': 512,
-        'classes': ('a', 'b'),
+        'names': ('a', 'b'),
     }
     return Facts(**(known | changes))
 
@@ -139,10 +140,8 @@ def test_auto_values_follow_the_data():
         (MoCo(queue_size=100), 'not a multiple of the batch size 64'),
         (MoCo(queue_size=65536), 'larger than the 1000 training images'),
         (MoCo(queue_size=64, key_groups=3), 'key_groups=3 must divide'),
-        (MoCo(queue_size=64, key_groups=0), 'key_groups=0 must be 1 or more'),
-        (MoCo(queue_size=0), 'a queue of at least one batch'),
-        (SwAV(queue_size=64, temperature=0), 'must be above 0'),
-        (SwAV(queue_size=0, prototypes=1), 'needs at least 2'),
+        (MoCo(queue_size='auto'), 'a queue of at least one batch'),
+        (RelativeLocation(image_size=3, jitter=0.9), 'patches of no pixel'),
     ],
 )
 def test_impossible_settings_are_refused(task, words):

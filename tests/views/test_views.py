@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cxr_jax.views import geometry, intensity
-from cxr_jax.views.region import REGIONS, needs_masks, prepare_images, select_region
+from cxr_jax.views.region import REGIONS, needs_masks, select_region, to_unit_range
 
 
 def noise(height: int, width: int, seed: int = 0):
@@ -144,11 +144,7 @@ def test_regions_of_stored_pixels(region, dtype):
         'lungs_gray': pixels * mask + 0.5234 * (1 - mask),
         'background': pixels * (1 - mask),
     }[region]
-    batch = {'image': jnp.asarray(stored), 'lung_mask': jnp.asarray(mask)}
-    if not needs_masks(region):
-        del batch['lung_mask']
-    actual = prepare_images(batch, region, 0.5234)
+    given = jnp.asarray(mask) if needs_masks(region) else None
+    actual = select_region(to_unit_range(jnp.asarray(stored)), given, region, 0.5234)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert actual.dtype == jnp.float32 and actual.max() <= 1
-    selected = select_region(jnp.asarray(pixels, jnp.float32), mask, region, 0.5234)
-    np.testing.assert_allclose(selected, expected, rtol=1e-6)

@@ -6,10 +6,9 @@ import numpy as np
 
 from cxr_jax.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Draws
 from cxr_jax.evaluation.cohort import Cohort, Table, labelled
-from cxr_jax.evaluation.measures import attention
+from cxr_jax.evaluation.measures import attention, ranking
 from cxr_jax.evaluation.measures import classification as classes
-from cxr_jax.evaluation.measures import ranking
-from cxr_jax.evaluation.measures.attention import BOXES, LUNGS, Structure
+from cxr_jax.evaluation.measures.attention import LUNGS, Structure
 from cxr_jax.evaluation.measures.base import NAME, SET, Measure, Resampled, resample
 from cxr_jax.evaluation.measures.calibration import BRIER, ECE, calibration
 from data_pipelines.errors import UserError

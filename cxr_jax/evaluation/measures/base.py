@@ -74,13 +74,14 @@ class Resampled:
     def figure(self, measure: Measure, k: int | None = None) -> dict:
         """The figure of the mean over the tables of a measure (of name k)."""
         value, samples = self.of(measure, k)
-        reasons = self._reason(measure, k), self.draws.restriction(samples.shape[1])
-        if not measure.interval:
-            reasons = reasons[0], 'noise raises it, more so in resamples: no interval'
-        found = figure(
-            value.mean(), self.draws.over_seeds(samples), self.people(measure, k),
-            '; '.join(filter(None, reasons)),
-        )  # fmt: skip
+        reasons = [self._reason(measure, k)]
+        if measure.interval:
+            reasons.append(self.draws.restriction(samples.shape[1]))
+        elif np.isfinite(value).all():
+            reasons.append('noise raises it, more so in resamples: no interval')
+        reason = '; '.join(filter(None, reasons))
+        drawn = self.draws.over_seeds(samples)
+        found = figure(value.mean(), drawn, self.people(measure, k), reason)
         return found if measure.interval else found | {'low': None, 'high': None}
 
     def _reason(self, measure: Measure, k: int | None) -> str:

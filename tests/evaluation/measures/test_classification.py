@@ -1,25 +1,22 @@
-"""Figures of merit and their patient bootstrap against plain loops and closed forms."""
+"""Figures of exclusive classes and their patient bootstrap against plain loops, closed forms."""
 
 import itertools
 import json
 import math
-import warnings
 
 import numpy as np
 import pytest
 
-from cxr_jax.evaluation import metrics
-from cxr_jax.evaluation.bootstrap import figure, patient_bootstrap
+from cxr_jax.evaluation import measures
+from cxr_jax.evaluation.bootstrap import Draws, bootstrap
+from cxr_jax.evaluation.cohort import labelled
+from cxr_jax.evaluation.measures.base import resample
+from cxr_jax.evaluation.measures.classification import class_f1
 from data_pipelines.errors import UserError
 
 CLASSES = ('negative', 'typical', 'indeterminate', 'atypical')
-
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        yield
+BY_NAME = ('class_accuracy', 'class_f1', 'auc')
+MEANS = ('balanced_accuracy', 'macro_f1', 'macro_auc')
 
 
 def made_up(n=90, k=4, seed=0, skill=0.4, images_per_patient=2):
@@ -30,6 +27,21 @@ def made_up(n=90, k=4, seed=0, skill=0.4, images_per_patient=2):
     probabilities = np.round(scores / scores.sum(1, keepdims=True), 1)
     patients = [f'p{i // images_per_patient:03d}' for i in range(n)]
     return probabilities, labels, patients
+
+
+def as_table(probabilities, labels, patients):
+    return {
+        'scores': np.asarray(probabilities), 'labels': np.asarray(labels),
+        'patients': np.asarray(patients, str), 'image_ids': np.arange(len(labels)).astype(str),
+    }  # fmt: skip
+
+
+def evaluate(probabilities, labels, patients, classes, **rest):
+    return measures.evaluate(as_table(probabilities, labels, patients), classes, True, **rest)
+
+
+def figures(result):
+    return {name: row['figure'] for name, row in result['figures'].items()}
 
 
 def loop_figures(probabilities, labels, k):
@@ -54,74 +66,51 @@ def loop_figures(probabilities, labels, k):
 
 def flat(result, key):
     """The same order as loop_figures."""
-    rows = [row[name][key] for name in ('accuracy', 'f1', 'auc') for row in result['per_class']]
-    return np.array([result['accuracy'][key], *rows], float)
+    rows = [row['figures'][name][key] for name in BY_NAME for row in result['per_name']]
+    return np.array([figures(result)['accuracy'][key], *rows], float)
 
 
 def test_values_equal_plain_counting():
     probabilities, labels, patients = made_up()
-    result = metrics.classification_figures(probabilities, labels, patients, CLASSES, resamples=2)
+    result = evaluate(probabilities, labels, patients, CLASSES, resamples=2)
     expected = loop_figures(probabilities, labels, 4)
     np.testing.assert_allclose(flat(result, 'value'), expected, rtol=1e-12)
-    means = [result[name]['value'] for name in ('balanced_accuracy', 'macro_f1', 'macro_auc')]
+    means = [figures(result)[name]['value'] for name in MEANS]
     np.testing.assert_allclose(means, expected[1:].reshape(3, 4).mean(1), rtol=1e-12)
     confusion = np.zeros((4, 4), int)
     for true, row in zip(labels, probabilities, strict=True):
         confusion[true, row.argmax()] += 1
     assert result['confusion'] == confusion.tolist()
-    assert [row['images'] for row in result['per_class']] == np.bincount(labels).tolist()
+    assert [row['images'] for row in result['per_name']] == np.bincount(labels).tolist()
 
 
 def test_intervals_equal_a_loop_over_resamples_with_images_copied_out():
     k, resamples = 3, 60
     probabilities, labels, patients = made_up(n=24, k=k, images_per_patient=2)
     names, codes = np.unique(patients, return_inverse=True)
-    draws = patient_bootstrap(lambda c: {'counts': c}, len(names), len(labels), resamples, 5)
+    draws = bootstrap(lambda c: {'counts': c}, len(names), len(labels), Draws(resamples, 5))
     rows = []
     for counts in draws['counts']:
         images = np.repeat(np.arange(len(labels)), counts[codes].astype(int))
         rows.append(loop_figures(probabilities[images], labels[images], k))
     rows = np.array(rows)
-    result = metrics.classification_figures(
-        probabilities, labels, patients, CLASSES[:k], seed=5, resamples=resamples
-    )
+    result = evaluate(probabilities, labels, patients, CLASSES[:k], seed=5, resamples=resamples)
     low, high = np.nanpercentile(rows, [2.5, 97.5], axis=0)
     np.testing.assert_allclose(flat(result, 'low'), low, rtol=1e-10)
     np.testing.assert_allclose(flat(result, 'high'), high, rtol=1e-10)
     balanced = np.nanpercentile(rows[:, 1 : 1 + k].mean(1), [2.5, 97.5])
-    got = result['balanced_accuracy']
+    got = figures(result)['balanced_accuracy']
     np.testing.assert_allclose([got['low'], got['high']], balanced, rtol=1e-10)
-
-
-def test_auc_of_closed_form_cases():
-    scores = np.array([0.1, 0.2, 0.3, 0.4])
-    positive = np.array([False, False, True, True])
-    assert metrics.rank_auc(scores, positive) == 1
-    assert metrics.rank_auc(-scores, positive) == 0
-    assert metrics.rank_auc(np.zeros(4), positive) == 0.5
-    assert np.isnan(metrics.rank_auc(scores, np.ones(4, bool)))
-    # Two normals one standard deviation apart: Phi(1 / sqrt 2).
-    rng = np.random.default_rng(0)
-    scores, positive = rng.normal(size=40_000), np.arange(40_000) % 2 == 0
-    expected = 0.5 * (1 + math.erf(0.5))
-    assert metrics.rank_auc(scores + positive, positive)[0] == pytest.approx(expected, abs=0.008)
-
-
-def test_every_resample_draws_as_many_patients_as_there_are():
-    counts = patient_bootstrap(lambda c: {'counts': c}, 7, 10, 4000, 0)['counts']
-    assert counts.shape == (4000, 7) and set(counts.sum(1)) == {7}
-    np.testing.assert_allclose(counts.mean(0), 1, atol=0.06)
-    np.testing.assert_allclose(counts.var(0), 6 / 7, atol=0.08)  # multinomial: P p (1 - p)
 
 
 def accuracy_interval(right, patients, seed=0, resamples=2000):
     """Interval of the overall accuracy when the images in `right` are classified correctly."""
     labels = np.arange(len(right)) % 2
     predictions = np.where(right, labels, 1 - labels)
-    result = metrics.classification_figures(
-        np.eye(2)[predictions], labels, patients, 'ab', seed, resamples
-    )
-    return result['accuracy']['low'], result['accuracy']['high']
+    table, cohort = labelled(as_table(np.eye(2)[predictions], labels, patients), 'ab', True)
+    accuracy = measures.named('accuracy')
+    found = resample([accuracy], [table], cohort, Draws(resamples, seed)).figure(accuracy)
+    return found['low'], found['high']
 
 
 def test_interval_of_a_share_is_near_the_normal_approximation():
@@ -160,12 +149,12 @@ def test_95_percent_intervals_cover_the_truth_about_95_times_in_100():
 def test_order_of_the_images_does_not_matter_but_the_seed_does():
     probabilities, labels, patients = made_up()
     order = np.random.default_rng(0).permutation(len(labels))
-    first = metrics.classification_figures(probabilities, labels, patients, CLASSES, seed=1)
-    second = metrics.classification_figures(
+    first = evaluate(probabilities, labels, patients, CLASSES, seed=1)
+    second = evaluate(
         probabilities[order], labels[order], np.array(patients)[order], CLASSES, seed=1
     )
     np.testing.assert_allclose(flat(first, 'low'), flat(second, 'low'), rtol=1e-12)
-    other = metrics.classification_figures(probabilities, labels, patients, CLASSES, seed=2)
+    other = evaluate(probabilities, labels, patients, CLASSES, seed=2)
     assert flat(first, 'low').tolist() != flat(other, 'low').tolist()
     assert flat(first, 'value').tolist() == flat(other, 'value').tolist()
 
@@ -173,22 +162,21 @@ def test_order_of_the_images_does_not_matter_but_the_seed_does():
 def test_absent_class_is_null_with_its_reason_and_left_out_of_the_means():
     probabilities, labels, patients = made_up()
     keep = labels != 3
-    result = metrics.classification_figures(
+    result = evaluate(
         probabilities[keep], labels[keep], np.array(patients)[keep], CLASSES, resamples=200
     )
-    row = result['per_class'][3]
-    for name in ('accuracy', 'f1', 'auc'):
-        assert row[name] == {
+    row = result['per_name'][3]
+    for name in BY_NAME:
+        assert row['figures'][name] == {
             'value': None, 'low': None, 'high': None, 'reason': 'no test image of class atypical'
         }
     expected = loop_figures(probabilities[keep], labels[keep], 4)[1:].reshape(3, 4)[:, :3].mean(1)
-    for name, mean in zip(('balanced_accuracy', 'macro_f1', 'macro_auc'), expected, strict=True):
-        assert result[name]['value'] == pytest.approx(mean, rel=1e-12)
-        assert result[name]['low'] < mean < result[name]['high']
-        assert result[name]['reason'] == (
-            'mean over 3 of 4 classes: no test image of class atypical'
-        )
-    assert result['chance']['balanced_accuracy'] == pytest.approx(1 / 3)
+    for name, mean in zip(MEANS, expected, strict=True):
+        found = figures(result)[name]
+        assert found['value'] == pytest.approx(mean, rel=1e-12)
+        assert found['low'] < mean < found['high']
+        assert found['reason'] == 'mean over 3 of 4 classes: no test image of class atypical'
+    assert result['figures']['balanced_accuracy']['chance'] == pytest.approx(1 / 3)
     assert any('atypical' in note for note in result['notes'])
     json.dumps(result, allow_nan=False)
 
@@ -196,11 +184,11 @@ def test_absent_class_is_null_with_its_reason_and_left_out_of_the_means():
 def test_class_of_one_patient_has_values_but_no_interval():
     probabilities, labels, _ = made_up(n=40, k=2)
     patients = [('only' if label else f'p{i}') for i, label in enumerate(labels)]
-    result = metrics.classification_figures(probabilities, labels, patients, 'ab')
-    accuracy = result['per_class'][1]['accuracy']
+    result = evaluate(probabilities, labels, patients, 'ab')
+    accuracy = result['per_name'][1]['figures']['class_accuracy']
     assert accuracy['value'] is not None and accuracy['low'] is None
     assert 'one patient' in accuracy['reason']
-    assert result['per_class'][0]['accuracy']['low'] is not None
+    assert result['per_name'][0]['figures']['class_accuracy']['low'] is not None
     people = len(set(patients))
     share = result['dropped_resamples'] / 2000
     assert share == pytest.approx((1 - 1 / people) ** people, abs=0.04)
@@ -208,23 +196,15 @@ def test_class_of_one_patient_has_values_but_no_interval():
 
 @pytest.mark.parametrize('n', [0, 1, 5])
 def test_few_images_of_one_class_do_not_crash(n):
-    result = metrics.classification_figures(
-        np.full((n, 2), 0.5), np.zeros(n, int), ['same'] * n, 'ab', resamples=20
-    )
+    result = evaluate(np.full((n, 2), 0.5), np.zeros(n, int), ['same'] * n, 'ab', resamples=20)
     json.dumps(result, allow_nan=False)
-    assert result['macro_auc'] == {
+    other = 'a class other than ' if n else 'class '
+    assert figures(result)['macro_auc'] == {
         'value': None, 'low': None, 'high': None,
-        'reason': 'needs test images of at least two classes',
+        'reason': f'mean over 0 of 2 classes: no test image of {other}a; no test image of class b',
     }
-    assert result['accuracy']['value'] == (1 if n else None)
-    assert result['accuracy']['low'] is None
-
-
-def test_figure_without_enough_resamples_has_no_interval():
-    samples = np.array([0.5, np.nan, np.nan, np.nan])
-    assert figure(0.5, samples, people=9)['low'] is None
-    assert '1 of 4' in figure(0.5, samples, people=9)['reason']
-    assert figure(0.5, np.linspace(0, 1, 1001), 9)['low'] == pytest.approx(0.025)
+    assert figures(result)['accuracy']['value'] == (1 if n else None)
+    assert figures(result)['accuracy']['low'] is None
 
 
 def test_chance_is_what_guessing_reaches():
@@ -236,63 +216,25 @@ def test_chance_is_what_guessing_reaches():
         'macro_auc': np.full((200, 3), 1 / 3),
     }
     for name, guess in guesses.items():
-        result = metrics.classification_figures(guess, labels, patients, 'abc', resamples=2)
-        assert result[name]['value'] == pytest.approx(result['chance'][name])
+        result = evaluate(guess, labels, patients, 'abc', resamples=2)
+        row = result['figures'][name]
+        assert row['figure']['value'] == pytest.approx(row['chance'])
     # Guessing class c in a share q_c = p_c of the images: expected confusion p p^T.
     p = np.array([30, 60, 110]) / 200
-    assert metrics.class_f1(np.outer(p, p)).mean() == pytest.approx(result['chance']['macro_f1'])
+    expected = result['figures']['macro_f1']['chance']
+    assert class_f1(np.outer(p, p)).mean() == pytest.approx(expected)
 
 
 def test_values_that_are_not_finite_are_the_users_learning_rate():
     probabilities, labels, patients = made_up()
     probabilities[3, 1] = np.nan
     with pytest.raises(UserError, match='1 of 90 test images.*learning rate'):
-        metrics.classification_figures(probabilities, labels, patients, CLASSES)
+        evaluate(probabilities, labels, patients, CLASSES)
 
 
-@pytest.mark.parametrize('bad', [-1, 4])
+@pytest.mark.parametrize('bad', [-2, 4])
 def test_labels_out_of_range_are_refused(bad):
     probabilities, labels, patients = made_up()
     labels[0] = bad
     with pytest.raises(ValueError, match='labels'):
-        metrics.classification_figures(probabilities, labels, patients, CLASSES)
-
-
-def test_attention_means_run_over_the_images_with_a_mask_and_a_map():
-    rng = np.random.default_rng(0)
-    ail, area = rng.random(60), rng.random(60)
-    labels, patients = np.arange(60) % 3, [f'p{i // 2}' for i in range(60)]
-    ail[:6], area[50:] = np.nan, np.nan
-    result = metrics.attention_figures(ail, area, labels, patients, 'abcd', resamples=300)
-    used = slice(6, 50)
-    assert (result['images'], result['without_mask'], result['without_activation']) == (44, 10, 6)
-    expected = {'ail': ail[used].mean(), 'lung_area': area[used].mean(),
-                'excess': (ail - area)[used].mean()}
-    for name, value in expected.items():
-        assert result[name]['value'] == pytest.approx(value, rel=1e-12)
-        assert result[name]['low'] < value < result[name]['high']
-    for c, row in enumerate(result['per_class'][:3]):
-        mine = labels[used] == c
-        assert row['images'] == mine.sum()
-        assert row['ail']['value'] == pytest.approx(ail[used][mine].mean(), rel=1e-12)
-    assert result['per_class'][3]['ail']['value'] is None
-    assert 'class d' in result['per_class'][3]['ail']['reason']
-    json.dumps(result, allow_nan=False)
-
-
-def test_interval_of_mean_attention_is_near_the_normal_approximation():
-    ail = np.random.default_rng(4).beta(4, 5, 400)
-    patients = np.arange(400).astype(str)
-    result = metrics.attention_figures(ail, np.full(400, 0.3), np.zeros(400, int), patients, 'a')
-    half = 1.96 * ail.std(ddof=1) / 20
-    assert result['ail']['low'] == pytest.approx(ail.mean() - half, abs=0.1 * half)
-    assert result['ail']['high'] == pytest.approx(ail.mean() + half, abs=0.1 * half)
-    assert result['excess']['low'] == pytest.approx(result['ail']['low'] - 0.3)
-    assert result['lung_area']['low'] == pytest.approx(0.3)
-
-
-def test_no_lung_mask_at_all_gives_null_attention():
-    nothing = np.full(4, np.nan)
-    result = metrics.attention_figures(np.ones(4), nothing, np.zeros(4, int), list('abcd'), 'xy')
-    assert result['ail']['value'] is None and result['without_mask'] == 4
-    assert result['ail']['reason'] == 'no test image with a lung mask and a map'
+        evaluate(probabilities, labels, patients, CLASSES)

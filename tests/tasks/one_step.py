@@ -1,0 +1,102 @@
+"""One step of a task outside the train loop: a tiny encoder, its state, loss and gradients."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_jax.models.conv import Conv
+from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings
+from cxr_jax.models.norm import BatchNorm
+from cxr_jax.runtime import parallel
+from cxr_jax.tasks.base import Facts
+
+SIZE, BATCH = 24, 8
+CONTRACT = Contract(size=SIZE, bits=8, channels=1, region='full', mean=0.5, std=0.25, fill=0.5)
+NAMES = ('negative', 'typical', 'other')
+
+
+class TinyNetwork(nn.Module):
+    """Two convolutions of stride 2, each with batch norm."""
+
+    stages = ('first', 'last')
+    feature_width = 6
+    smallest_image = 1
+
+    @nn.compact
+    def __call__(self, x, train: bool, groups: int = 1):
+        maps = {}
+        for name, width in zip(self.stages, (3, self.feature_width), strict=True):
+            x = Conv(width, 3, 2, 1, name=f'{name}_conv')(x)
+            x = BatchNorm(parallel.AXIS, groups, name=f'{name}_norm')(x, train)
+            x = maps[name] = nn.relu(x)
+        return maps
+
+
+def tiny_encoder(network=None, contract=CONTRACT) -> Encoder:
+    return Encoder(EncoderSettings(), network or TinyNetwork(), contract)
+
+
+def facts(**changes) -> Facts:
+    known = {
+        'images': 64, 'batch_size': BATCH, 'steps_per_epoch': 8, 'devices': 1,
+        'feature_width': TinyNetwork.feature_width, 'names': NAMES,
+    }  # fmt: skip
+    return Facts(**(known | changes))
+
+
+def first_state(task, encoder, seed=0) -> SimpleNamespace:
+    """As a TrainState at step 0."""
+
+    def fresh():
+        encoder_key, own_key = jax.random.split(jax.random.key(seed))
+        params, stats = encoder.init(encoder_key, task.smallest_input)
+        parts = {'encoder': {'params': params, 'batch_stats': stats}}
+        own, own_stats, extra = task.init(own_key, encoder, parts)
+        return {'encoder': params, **own}, {'encoder': stats, **own_stats}, extra
+
+    params, batch_stats, extra = jax.jit(fresh)()
+    return SimpleNamespace(params=params, batch_stats=batch_stats, extra=extra, step=0)
+
+
+def random_batch(task, seed=0) -> dict:
+    """Records with the fields that the task needs and no other."""
+    rng = np.random.default_rng(seed)
+    exclusive = getattr(task, 'exclusive', True)
+    fields = {
+        'label': rng.integers(0, 3, BATCH) if exclusive else rng.integers(-1, 2, (BATCH, 3)),
+        'lung_mask': rng.integers(0, 2, (BATCH, SIZE, SIZE, 1)).astype(np.uint8),
+        'row': np.arange(BATCH),
+    }
+    images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 1)).astype(np.uint8)
+    return {'image': images} | {name: fields[name] for name in task.needs}
+
+
+def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
+    """loss, gradients, batch_stats, extra, metrics, embeddings of views [B, ...]."""
+
+    def step(params, state, views):
+        def loss_function(params):
+            whole = SimpleNamespace(params=params, **state)
+            loss, aux = task.loss(encoder, params, whole, views, jax.random.key(7))
+            return parallel.mean(loss), aux
+
+        (loss, aux), gradients = jax.value_and_grad(loss_function, has_aux=True)(params)
+        replicated = loss, gradients, aux.batch_stats, aux.extra, parallel.mean(aux.metrics)
+        return replicated, aux.embeddings
+
+    mesh = parallel.data_mesh(jax.devices()[:devices])
+    compiled = parallel.sharded(step, mesh, (False, False, True), (False, True))
+    rest = {'batch_stats': state.batch_stats, 'extra': state.extra, 'step': state.step}
+    replicated, embeddings = jax.device_get(compiled(state.params, rest, views))
+    names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
+    return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
+
+
+def make_views(task, batch: dict) -> dict:
+    """The task's views of every row."""
+    keys = jax.random.split(jax.random.key(3), len(batch['image']))
+    example = batch | {'image': CONTRACT.images({'image': jnp.asarray(batch['image'])})}
+    return jax.jit(jax.vmap(task.views))(keys, example)

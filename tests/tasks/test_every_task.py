@@ -1,0 +1,186 @@
+"""What holds for every task of the registries, a new one included."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax.store.settings import from_settings, to_settings
+from cxr_jax.tasks import READOUTS, TASKS
+from data_pipelines.errors import UserError
+from tests.tasks.one_step import (
+    BATCH,
+    NAMES,
+    SIZE,
+    facts,
+    first_state,
+    make_views,
+    random_batch,
+    run_loss,
+    tiny_encoder,
+)
+
+EVERYONE = TASKS | READOUTS
+# What is too large for 64 images of 24 pixels.
+SETTINGS = {
+    'moco': {'queue_size': 16, 'features': 5, 'key_groups': 4},
+    'swav': {
+        'queue_size': 0, 'prototypes': 4, 'hidden': 'auto', 'features': 5, 'small_size': 12,
+        'small_crops': 2,
+    },
+    'relloc': {'dropout': 0.25},
+}  # fmt: skip
+
+
+@functools.cache
+def resolved(name):
+    task = EVERYONE[name](image_size=SIZE, **SETTINGS.get(name, {}))
+    return task.resolve(facts())[0]
+
+
+@functools.cache
+def stepped(name, devices=1):
+    """(task, state before, result) of one step."""
+    task, encoder = resolved(name), tiny_encoder()
+    state = first_state(task, encoder)
+    views = make_views(task, random_batch(task))
+    return task, state, run_loss(task, encoder, state, views, devices)
+
+
+def test_names_can_be_joined_and_numbered():
+    assert not TASKS.keys() & READOUTS.keys()
+    for name in EVERYONE:
+        assert name.isidentifier() and '_' not in name and not name[-1].isdigit()
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_views_are_made_of_what_the_task_needs(name):
+    """Nothing else is read, and all of it is."""
+
+    class Example(dict):
+        read = set()
+
+        def __getitem__(self, field):
+            self.read.add(field)
+            return super().__getitem__(field)
+
+    task = resolved(name)
+    batch = random_batch(task)
+    example = Example({field: values[0] for field, values in batch.items()})
+    example['image'] = example['image'] / np.float32(255)
+    task.views(jax.random.key(0), example)
+    assert example.read == {'image', *task.needs}
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_parts(name):
+    """Those it leaves exist, each has batch statistics, and the gradient reaches every one."""
+    task, state, result = stepped(name)
+    assert 'encoder' in task.takes and 'encoder' in task.leaves
+    assert {*task.leaves, *task.takes, *task.frozen(facts())} <= state.params.keys()
+    assert jax.tree.structure(result.gradients) == jax.tree.structure(state.params)
+    for part, gradients in result.gradients.items():
+        assert max(abs(leaf).max() for leaf in jax.tree.leaves(gradients)) > 0, part
+    for found, expected in ((result.batch_stats, state.batch_stats), (result.extra, state.extra)):
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert state.batch_stats.keys() == state.params.keys()
+    params, extra = task.after_update(state.params, state.extra, 0)
+    assert jax.tree.structure((params, extra)) == jax.tree.structure((state.params, state.extra))
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_embeddings_tell_the_images_apart(name):
+    _, _, result = stepped(name)
+    assert result.embeddings
+    for view, embeddings in result.embeddings.items():
+        assert embeddings.shape[:1] == (BATCH,) and embeddings.ndim == 2, view
+        assert embeddings.dtype == np.float32 and np.isfinite(embeddings).all(), view
+        apart = np.linalg.norm(embeddings[:, None] - embeddings, axis=-1)
+        assert (apart + np.eye(BATCH)).min() > 0, view
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_one_and_four_devices_see_the_same(name):
+    one, four = stepped(name)[2], stepped(name, devices=4)[2]
+    assert np.isfinite(one.loss)
+    leaves, expected = (jax.tree.leaves(vars(result)) for result in (four, one))
+    for a, b in zip(leaves, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * (1e-3 + abs(b).max(initial=0)))
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_chance_is_the_loss_of_a_uniform_model(name):
+    """All weights behind the encoder zero: no similarity, class or prototype is preferred."""
+    task, state, _ = stepped(name)
+    if task.chance_loss() is None:
+        pytest.skip('this loss has no chance level')
+    for part in state.params.keys() - {'encoder'}:
+        state = first_state_with(state, part, jax.tree.map(np.zeros_like, state.params[part]))
+    views = make_views(task, random_batch(task))
+    result = run_loss(task, tiny_encoder(), state, views)
+    assert result.loss == pytest.approx(task.chance_loss(), rel=1e-5)
+
+
+def first_state_with(state, part, params):
+    extra = dict(state.extra)
+    if part in extra.get('teacher', {}):
+        extra['teacher'] = extra['teacher'] | {part: params}
+    changed = {'params': state.params | {part: params}, 'extra': extra}
+    return type(state)(**(vars(state) | changed))
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_settings_and_back(name):
+    task = EVERYONE[name]()
+    assert from_settings(task, to_settings(task), f'stage.{name}.task') == task
+
+
+@pytest.mark.parametrize('name', READOUTS)
+def test_a_readout_is_linear_in_the_pooled_features(name):
+    """What activation maps show adds up to the logits."""
+    task, state, result = stepped(name)
+    rng = np.random.default_rng(0)
+    head = {'kernel': rng.normal(size=(6, len(NAMES))), 'bias': rng.normal(size=len(NAMES))}
+    head = {leaf: values.astype(np.float32) for leaf, values in head.items()}
+    params = state.params | {'head': {'linear': head}}
+    encoder = tiny_encoder()
+    images = rng.random((BATCH, SIZE, SIZE, 1), np.float32)
+    features = encoder(params['encoder'], state.batch_stats['encoder'], images, train=False)
+    logits = np.asarray(task.logits(params, features))
+    share = np.asarray(features.last) @ np.asarray(task.evidence(params))
+    np.testing.assert_allclose(logits, share.mean((1, 2)) + head['bias'], rtol=1e-4, atol=1e-5)
+    scores = np.asarray(task.scores(logits))
+    odds = np.exp(logits.astype(float))
+    expected = odds / (odds.sum(1, keepdims=True) if task.exclusive else 1 + odds)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', READOUTS)
+def test_a_readout_without_labels_is_refused(name):
+    with pytest.raises(UserError, match='no labels'):
+        READOUTS[name]().resolve(facts(names=()))
+
+
+@pytest.mark.parametrize(
+    ('name', 'field', 'value'),
+    [
+        *((name, 'image_size', 0) for name in EVERYONE),
+        ('moco', 'temperature', 0.0),
+        ('moco', 'momentum', 1.5),
+        ('moco', 'key_groups', 0),
+        ('moco', 'hidden', '0'),
+        ('swav', 'prototypes', '1'),
+        ('swav', 'epsilon', float('nan')),
+        ('swav', 'iterations', 0),
+        ('swav', 'small_scale', (0.0, 0.1)),
+        ('relloc', 'jitter', 1.0),
+        ('relloc', 'dropout', 1.0),
+        ('relloc', 'short_side', 0.9),
+        ('rot', 'augment', {'crop_scale': (0.5, 9.0)}),
+        ('classify', 'augment', {'flip': 7.0}),
+    ],
+)
+def test_values_out_of_range_are_refused(name, field, value):
+    with pytest.raises(UserError, match=f'--config.stage.x.task.{field}'):
+        from_settings(EVERYONE[name](), {field: value}, 'stage.x.task')
