@@ -57,7 +57,7 @@ def undisturbed(tiny_data, tmp_path_factory):
     def train(name):
         store = tmp_path_factory.mktemp(name)
         stage = tiny.make_stages(tiny_data, 'scratch' if name == 'classify' else name)[name]
-        outcome = tiny.run(stage, tiny_data, store)
+        outcome = tiny.run(stage, store)
         assert not outcome.reused
         return stage, outcome, StageDirectory(store, name, stage.key)
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.curriculum import stage_config
 from cxr_jax.models import resnet
-from cxr_jax.models.encoder import Backbone
+from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings
+from cxr_jax.run.settings import read_stage, stage_config
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
-from cxr_jax.tasks import TASKS
+from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import optimizer, rate_factor
@@ -29,8 +29,8 @@ FACTS = Facts(
     batch_size=BATCH,
     steps_per_epoch=1,
     devices=8,
-    feature_width=64,
-    classes=('negative', 'typical', 'other'),
+    feature_width=16,
+    names=('negative', 'typical', 'other'),
 )
 MOCO = {'queue_size': 64, 'hidden': 'auto', 'features': 16}
 # Every task in every way in which it treats batch statistics.
@@ -62,16 +62,19 @@ resnet.STAGE_SIZES[DEPTH], resnet.EXPANSION[DEPTH] = (1, 1), 1
 def compiled_step(case: str, mesh):
     """(train step, state at step 0) of the case, in float64."""
     name, settings = CASES[case]
-    task = dataclasses.replace(TASKS[name](image_size=SIZE), **settings)
-    facts = dataclasses.replace(FACTS, feature_width=16)
-    task, _ = task.resolve(facts)
-    backbone = Backbone(Network(DEPTH, 8, jnp.float64, axis_name=parallel.AXIS), 0.5, 0.25)
-    config = stage_config(name).optimizer
-    factor = rate_factor(config, STEPS, facts.steps_per_epoch)
-    transform = optimizer(config, task.frozen(facts))
-    step = make_train_step(task, backbone, transform, factor, mesh, 'full', gray=0.5)
-    params, stats = backbone.init(jax.random.key(0), SIZE)
-    state = states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.01)
+    kinds = TASKS | READOUTS
+    task = dataclasses.replace(kinds[name](image_size=SIZE), **settings)
+    task, _ = task.resolve(FACTS)
+    contract = Contract(48, 8, 1, 'full', mean=0.5, std=0.25, fill=0.5)
+    network = Network(DEPTH, 8, jnp.float64, axis_name=parallel.AXIS)
+    encoder = Encoder(EncoderSettings('tiny', 8), network, contract)
+    optimizer_settings = read_stage(name, stage_config(name).to_dict()).optimizer
+    factor = rate_factor(optimizer_settings, STEPS, FACTS.steps_per_epoch)
+    transform = optimizer(optimizer_settings, task.frozen(FACTS))
+    step = make_train_step(task, encoder, transform, factor, mesh)
+    params, stats = encoder.init(jax.random.key(0), SIZE)
+    parts = {'encoder': {'params': params, 'batch_stats': stats}}
+    state = states.create(task, encoder, transform, parts, jax.random.key(1), 0.01)
     return step, parallel.replicate(mesh, jax.device_get(jax.tree.map(widened, state)))
 
 

@@ -4,6 +4,7 @@ Every task's step is compiled once per session and shared by all tests.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -14,13 +15,14 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from configs.curriculum import get_config
-from cxr_jax.models.encoder import build_backbone
-from cxr_jax.run import curriculum, stage
-from cxr_jax.run.plan import make_plan
+from configs.curriculum import get_config, stages_of
+from cxr_jax.run import plan, stage
+from cxr_jax.run.corpora import open_sets
+from cxr_jax.run.initial import starting_parts
+from cxr_jax.run.settings import kind_of
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
-from cxr_jax.train import loop as training
+from cxr_jax.train import loop, validation
 from cxr_jax.train import state as states
 
 IMAGES, SIZE, STEPS = 48, 40, 8
@@ -36,29 +38,36 @@ OF_A_TASK = {
 }  # fmt: skip
 
 
-def settings(tasks: str) -> dict:
+def settings(tasks: str, readout: str = 'classify') -> dict:
     """Flat config overrides of the curriculum 'moco_rot' or 'scratch'."""
     flat = {'data.name': 'synthetic_cxr', 'data.size': SIZE, 'eval.resamples': 100}
-    flat |= {'backbone.depth': 18, 'backbone.width': 8}
-    for name in (*tasks.replace('scratch', '').split('_'), 'classify'):
-        of_a_task = {f'task.{field}': value for field, value in OF_A_TASK.get(name, {}).items()}
-        for field, value in (EVERY_STAGE | of_a_task).items() if name else ():
+    flat |= {'encoder.name': 'resnet18', 'encoder.width': 8, 'keep': 'all'}
+    names = (*stages_of(tasks), *(() if readout == 'none' else (readout,)))
+    for name in names:
+        of_a_task = OF_A_TASK.get(kind_of(name), {})
+        of_a_task = {f'task.{field}': value for field, value in of_a_task.items()}
+        for field, value in (EVERY_STAGE | of_a_task).items():
             flat[f'stage.{name}.{field}'] = value
     return flat
 
 
-def make_config(data, tasks: str, **changes) -> ConfigDict:
+def make_config(data, tasks: str, readout: str = 'classify', **changes) -> ConfigDict:
     """Config over the prepared data; `changes` are flat."""
-    config = get_config(f'{tasks},preset=demo')
-    config.update_from_flattened_dict(settings(tasks) | changes)
+    config = get_config(f'{tasks},readout={readout},preset=demo')
+    config.update_from_flattened_dict(settings(tasks, readout) | {'data.name': data.name} | changes)
     config.data.dir = str(data.directory.parents[1])
     return ConfigDict(config.to_dict())
 
 
+def make_plan(data, tasks: str, readout: str = 'classify', devices: int = 1, **changes):
+    """Plan of a curriculum over the prepared data and its neighbours."""
+    config = make_config(data, tasks, readout, **changes)
+    return plan.make_plan(config, open_sets(config), devices)
+
+
 def make_stages(data, tasks: str, **changes) -> dict:
-    """{task: Stage} of a curriculum."""
-    plan = make_plan(make_config(data, tasks, **changes), data, devices=1)
-    return {each.name: each for each in plan.stages}
+    """{name: Stage} of a curriculum."""
+    return {each.name: each for each in make_plan(data, tasks, **changes).stages}
 
 
 def one_device():
@@ -66,17 +75,9 @@ def one_device():
 
 
 @functools.cache
-def network(mean: float, std: float):
-    """(backbone, its fresh variables)."""
-    config = get_config('scratch,preset=demo')
-    config.update_from_flattened_dict(settings('scratch'))
-    backbone = build_backbone(config.backbone, mean, std)
-    return backbone, curriculum.initial_backbone(config, backbone, 32)
-
-
-def network_of(data):
-    contract = data.contract('full')
-    return network(contract['mean'], contract['std'])
+def fresh_parts(encoder) -> dict:
+    """The parts that a first stage starts from."""
+    return starting_parts(encoder, '', 0, 32)
 
 
 def environment(devices: int, **variables) -> dict:
@@ -95,43 +96,38 @@ def keeping_compiled(folder) -> dict:
     }
 
 
-ORIGIN = {'versions': {}, 'git': 'unknown', 'device': {}}
+ORIGIN = {'run': {}, 'notes': [], 'versions': {}, 'git': 'unknown', 'device': {}}
 
 
-def run(each, data, store, parent=None, around=lambda step: step):
+def run(each, store, parent=None, around=lambda step: step, **place):
     """stage.run_stage of the Stage; `around` wraps its compiled step."""
-    backbone, fresh = network_of(data)
     with compiled_once(around):
-        return stage.run_stage(each, backbone, parent or fresh, one_device(), store, ORIGIN)
+        where = stage.Place(store, one_device(), **({'keep': 'all'} | place))
+        return stage.run_stage(each, parent or fresh_parts(each.encoder), where, ORIGIN)
 
 
-_build_stage, _make_train_step = training.build_stage, functools.cache(training.make_train_step)
-_built = {}
+_build_program, _built = loop.build_program, {}
 
 
-def _build_once(each, backbone):
-    # Neither its parent nor the prepared data changes what is compiled for a stage.
-    what = [each.content[name] for name in ('task', 'settings', 'seed', 'backbone')]
-    # Nor its rate, which is an array of the state.
-    what[1] = what[1] | {'search': None, 'optimizer': what[1]['optimizer'] | {'lr': None}}
-    what[3] = {name: value for name, value in what[3].items() if name != 'weights'}
-    what = json.dumps([what, each.total_steps, backbone.mean])
+def _build_once(each, parent, mesh):
+    # Neither its parent nor the prepared images change what is compiled for a stage.
+    what = each.name, each.program_key, each.encoder, each.seed, mesh
     if what not in _built:
-        _built[what] = _build_stage(each, backbone)
-    return _built[what]
+        _built[what] = _build_program(each, parent, mesh)
+    return dataclasses.replace(_built[what], parent=parent)
 
 
 @contextlib.contextmanager
 def compiled_once(around=lambda step: step, mesh=None):
     """While it lasts, equal steps are compiled once, for one device or `mesh`."""
 
-    def make(*arguments):
-        return around(_make_train_step(*arguments))
+    def build(each, parent, own_mesh):
+        program = _build_once(each, parent, own_mesh)
+        return dataclasses.replace(program, step=around(program.step))
 
     mesh = mesh or one_device()
     with (
-        mock.patch.object(training, 'build_stage', _build_once),
-        mock.patch.object(training, 'make_train_step', make),
+        mock.patch.object(validation, 'build_program', build),
         mock.patch.object(parallel, 'data_mesh', lambda devices=None: mesh),
     ):
         yield
@@ -178,7 +174,7 @@ def curve(path) -> list[dict]:
 
 def assert_same_training(one, other):
     """Both StageDirectories are finished and whole: same parameters, whole state and log."""
-    assert one.manifest()['sha256'] == other.manifest()['sha256']
+    assert one.description()['params_sha256'] == other.description()['params_sha256']
     assert last_state(one.finished) == last_state(other.finished)
     rows = curve(one.finished / 'metrics.jsonl')
     assert rows == curve(other.finished / 'metrics.jsonl')

@@ -6,7 +6,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from data_pipelines.prepared.corpus import Corpus
 
 from cxr_jax.evaluation.maps.boxes import attention_inside_boxes
 from cxr_jax.evaluation.maps.cam import class_activation_map, enlarge
@@ -14,6 +13,7 @@ from cxr_jax.evaluation.maps.lungs import attention_inside_lungs, lung_area_frac
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.views.geometry import resize, resize_mask
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.corpus import Corpus
 
 # The fields of Predictions that make a table (see evaluation/cohort.py).
 TABLE = (

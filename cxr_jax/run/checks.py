@@ -1,10 +1,9 @@
 """What would make a run impossible or meaningless, told before anything compiles."""
 
-from data_pipelines.prepared.corpus import LeftOut
-
 from cxr_jax.run.corpora import Data
 from cxr_jax.train.stage import Labelled
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import LeftOut
 
 
 def check_batch(where: str, batch: int, devices: int) -> None:

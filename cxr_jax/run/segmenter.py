@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from data_pipelines.prepared.corpus import Corpus, LeftOut
 from ml_collections import ConfigDict
 
 from cxr_jax.models import lung_vae
@@ -25,6 +24,7 @@ from cxr_jax.views.geometry import resize
 from cxr_jax.views.region import to_unit_range
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 
 NAME = 'segment'
 FOLD_SEED = 0  # folds are a property of the data
