@@ -45,9 +45,10 @@ class Cell:
     @property
     def folder(self) -> str:
         """Relative path of its own, whatever the levels are called and whichever others there are:
-        'curriculum=moco_rot/region=full/seed=0'."""
-        parts = [f'{file_name(axis)}={file_name(x)}' for axis, x in sorted(self.levels.items())]
-        return '/'.join([*parts, f'seed={self.seed}'])
+        'region=full/curriculum=moco_rot,seed=0'. The last part is what the run is called."""
+        axes = sorted(self.levels, key=lambda axis: (axis == CURRICULUM, axis))
+        parts = [f'{file_name(axis)}={file_name(self.levels[axis])}' for axis in axes]
+        return f'{"/".join(parts)},seed={self.seed}'
 
     def without(self, *axes: str) -> dict[str, str]:
         """Its levels on all other axes."""

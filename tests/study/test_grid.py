@@ -59,7 +59,7 @@ def test_cells_are_the_product_with_the_first_axis_innermost():
         'curriculum': ('moco',), 'data.region': 'lungs_black', 'stage.moco.epochs': 1,
     }  # fmt: skip
     assert found[0].title == 'scratch, region full, epochs few, seed 3'
-    assert found[0].folder == 'curriculum=scratch/epochs=few/region=full/seed=3'
+    assert found[0].folder == 'epochs=few/region=full/curriculum=scratch,seed=3'
     assert found[0].without('region', 'curriculum') == {'epochs': 'few'}
 
 

@@ -37,8 +37,9 @@ def tiny_study(data, **changes) -> ConfigDict:
 
 
 def planned(data, workdir, **changes):
-    """(jobs, counts) of a study."""
-    jobs = work.plan_jobs(tiny_study(data, **changes), workdir)
+    """(jobs, counts) of a study, for one device."""
+    with tiny.compiled_once():
+        jobs = work.plan_jobs(tiny_study(data, **changes), workdir)
     return jobs, work.count_stages(jobs, workdir / 'stages')
 
 
@@ -168,7 +169,7 @@ def test_labels_and_comparisons_follow_from_the_runs(alone):
     workdir, found = alone
 
     def accuracy(region, name):
-        folder = f'classes=all/curriculum={name}/region={region}/seed=0'
+        folder = f'classes=all/region={region}/curriculum={name},seed=0'
         table = np.load(workdir / 'runs' / folder / PREDICTIONS_FILE)
         predicted = table['scores'].argmax(1)
         return np.mean([(predicted[table['labels'] == k] == k).mean() for k in range(4)])
