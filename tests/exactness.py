@@ -59,15 +59,19 @@ class Network(resnet.ResNet):
 resnet.STAGE_SIZES[DEPTH], resnet.EXPANSION[DEPTH] = (1, 1), 1
 
 
+def make_encoder(contract: Contract) -> Encoder:
+    """Encoder of Network in float64."""
+    network = Network(DEPTH, 8, jnp.float64, axis_name=parallel.AXIS)
+    return Encoder(EncoderSettings('tiny', 8), network, contract)
+
+
 def compiled_step(case: str, mesh):
     """(train step, state at step 0) of the case, in float64."""
     name, settings = CASES[case]
     kinds = TASKS | READOUTS
     task = dataclasses.replace(kinds[name](image_size=SIZE), **settings)
     task, _ = task.resolve(FACTS)
-    contract = Contract(48, 8, 1, 'full', mean=0.5, std=0.25, fill=0.5)
-    network = Network(DEPTH, 8, jnp.float64, axis_name=parallel.AXIS)
-    encoder = Encoder(EncoderSettings('tiny', 8), network, contract)
+    encoder = make_encoder(Contract(48, 8, 1, 'full', mean=0.5, std=0.25, fill=0.5))
     optimizer_settings = read_stage(name, stage_config(name).to_dict()).optimizer
     factor = rate_factor(optimizer_settings, STEPS, FACTS.steps_per_epoch)
     transform = optimizer(optimizer_settings, task.frozen(FACTS))
@@ -102,7 +106,11 @@ def train(case: str, mesh) -> dict[str, np.ndarray]:
         rows = parallel.put_rows(mesh, {name: values[own] for name, values in batch.items()})
         state, of_step = step(state, rows)
         metrics.append(jax.device_get(of_step))
-    tree = {'state': trees.as_dict(state), 'metrics': metrics}
+    return leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
+
+
+def leaves_of(tree) -> dict[str, np.ndarray]:
+    """Every leaf by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -109,7 +109,7 @@ def run(each, store, parent=None, around=lambda step: step, **place):
 _build_program, _built = loop.build_program, {}
 
 
-def _build_once(each, parent, mesh):
+def build_once(each, parent, mesh):
     # Neither its parent nor the prepared images change what is compiled for a stage.
     what = each.name, each.program_key, each.encoder, each.seed, mesh
     if what not in _built:
@@ -122,7 +122,7 @@ def compiled_once(around=lambda step: step, mesh=None):
     """While it lasts, equal steps are compiled once, for one device or `mesh`."""
 
     def build(each, parent, own_mesh):
-        program = _build_once(each, parent, own_mesh)
+        program = build_once(each, parent, own_mesh)
         steps = {name: around(getattr(program, name)) for name in ('step', 'step_together')}
         return dataclasses.replace(program, **steps)
 
@@ -157,6 +157,23 @@ def no_training(step):
         raise AssertionError('a step was computed')
 
     return stepping
+
+
+def first_state(each, store, parent):
+    """The TrainState with which run_stage begins to train, on the host."""
+
+    class Seen(Exception):
+        pass
+
+    def look(self, state, until):
+        raise Seen(jax.device_get(state))
+
+    with mock.patch.object(loop._Loop, 'run', look):
+        try:
+            run(each, store, parent)
+        except Seen as seen:
+            return seen.args[0]
+    raise AssertionError('nothing was trained')
 
 
 def saved(directory, step=STEPS) -> dict:

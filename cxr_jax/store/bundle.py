@@ -89,10 +89,15 @@ def part_sha256(part: dict) -> str:
 
 
 def fit(part: dict, like: dict, what: str) -> dict:
-    """`part` in the structure of `like`, whose leaves have shapes and dtypes.
+    """`part` in the structure of `like`; UserError as check_fit."""
+    check_fit(part, like, what)
+    return trees.like_tree(trees.by_name(part), like)
 
-    Strict on names, shapes and dtypes; otherwise UserError with every difference. `what` names the
-    part in it, as 'encoder of stage moco'.
+
+def check_fit(part: dict, like: dict, what: str) -> None:
+    """UserError with every difference in the names, shapes and dtypes of two trees' leaves.
+
+    `what` names the part in it, as 'encoder of stage moco'.
     """
     tables = trees.leaf_table(part), trees.leaf_table(like)
     differences = trees.table_differences(*tables, 'it', 'this model')
@@ -102,7 +107,6 @@ def fit(part: dict, like: dict, what: str) -> dict:
             'dtype). Use the settings it was trained with (of an encoder: --config.encoder), or '
             'start from something else.\n' + '\n'.join(differences)
         )
-    return trees.like_tree(trees.by_name(part), like)
 
 
 def _check_names(folder: pathlib.Path, told: dict, names) -> None:

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cxr_jax.store.bundle import fit
+from cxr_jax.store.bundle import check_fit
 from cxr_jax.store.trees import as_dict
 
 
@@ -68,7 +68,7 @@ def create(task, encoder, transform, parts: dict, seed_key, lr) -> TrainState:
     taken = {part: parts[part] for part in task.takes if part in parts and part in own}
     for part, tree in taken.items():
         like = {'params': own[part], 'batch_stats': own_stats[part]}
-        fit(tree, like, f'part {part!r} that was handed over')
+        check_fit(tree, like, f'part {part!r} that was handed over')
     taken['encoder'] = parts['encoder']
     params = own | {part: tree['params'] for part, tree in taken.items()}
     batch_stats = own_stats | {part: tree['batch_stats'] for part, tree in taken.items()}

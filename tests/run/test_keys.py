@@ -54,7 +54,7 @@ def test_a_key_is_of_all_that_determines_the_result(what, tiny_data):
 def keys_of_set(data, **changes):
     """Keys of a run on the same prepared set with `changes` in its index, or in itself."""
     config = tiny.make_config(data, 'rot_moco')
-    (name, prepared), = open_sets(config).items()
+    ((name, prepared),) = open_sets(config).items()
     columns = {k: v for k, v in changes.items() if hasattr(prepared.index, k)}
     own = {k: v for k, v in changes.items() if k not in columns}
     index = dataclasses.replace(prepared.index, **columns)

@@ -248,30 +248,13 @@ def test_a_rate_that_diverges(every, tiny_data, tmp_path):
     assert all(math.isfinite(row['loss']) for row in rows)
 
 
-def first_state(each, store, parent, monkeypatch):
-    """The TrainState with which run_stage begins to train."""
-
-    class Seen(Exception):
-        pass
-
-    def look(self, state, until):
-        raise Seen(jax.device_get(state))
-
-    with monkeypatch.context() as patch, pytest.raises(Seen) as seen:
-        patch.setattr(loop._Loop, 'run', look)
-        tiny.run(each, store, parent)
-    return seen.value.args[0]
-
-
-def test_a_stage_starts_from_the_encoder_that_was_left(
-    tiny_data, undisturbed, tmp_path, monkeypatch
-):
+def test_a_stage_starts_from_the_encoder_that_was_left(tiny_data, undisturbed, tmp_path):
     """Exactly, with a head, optimiser and MoCo teacher of its own, for every next task."""
     _, outcome, _ = undisturbed('rot')
     left, head = outcome.parts['encoder'], outcome.parts['head']['params']
     for tasks in ('rot_moco', 'rot', 'rot_rot'):
         each = list(tiny.make_stages(tiny_data, tasks).values())[1]
-        state = first_state(each, tmp_path, outcome.parts, monkeypatch)
+        state = tiny.first_state(each, tmp_path, outcome.parts)
         assert state.step == 0
         assert trees.sha256(state.params['encoder']) == trees.sha256(left['params'])
         assert trees.sha256(state.batch_stats['encoder']) == trees.sha256(left['batch_stats'])
