@@ -157,7 +157,7 @@ def test_a_multi_label_set_from_the_csv_to_the_card(tmp_path):
     # Of the 25 images with labels Mass is in 15, all of them PA, and in none of the 10 AP.
     assert card['association']['view']['Mass'] == pytest.approx(1)
     assert 0 < card['association']['view']['Hernia'] < 0.5
-    assert any('of view and ' in sentence and 'Mass 1.00' in sentence for sentence in card['warnings'])
+    assert any('of view and ' in line and 'Mass 1.00' in line for line in card['warnings'])
     page = (prepared.directory / 'card.md').read_text()
     assert '| split | Effusion | Hernia | Mass | no_finding | unlabelled | images |' in page
     assert page.startswith('# x-1 (image_folder), 8 px')

@@ -98,7 +98,8 @@ def test_splits_are_by_patient_and_written_down(truths_and_data):
     for record in stored_records(prepared):
         row = table[record['image_id'].decode()]
         assert row['patient'] == record['patient'].decode()
-        assert row['label'] == CLASSES[record['labels'].argmax()] and row['split'] == record['split']
+        assert row['label'] == CLASSES[record['labels'].argmax()]
+        assert row['split'] == record['split']
         assert split_of.setdefault(record['patient'], record['split']) == record['split']
     assert len(table) == len(truths)
 
