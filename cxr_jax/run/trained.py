@@ -5,8 +5,6 @@ import pathlib
 
 import jax
 import optax
-from data_pipelines.prepared.corpus import Corpus
-from data_pipelines.prepared.target import Target
 
 from cxr_jax.evaluation.predict import Predictions, predict
 from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings, build_encoder
@@ -16,6 +14,8 @@ from cxr_jax.tasks import READOUTS
 from cxr_jax.tasks.base import Readout
 from cxr_jax.train import state as states
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import Corpus
+from data_pipelines.prepared.target import Target
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
