@@ -12,10 +12,10 @@ import pathlib
 import sys
 
 import numpy as np
+from cxr_jax.evaluation.overlap import mean_figures
 from cxr_jax.run.finished import find_classifier
 from ml_collections import ConfigDict
 
-from cxr_jax.evaluation.overlap import mean_figures
 from cxr_jax.run.workdir import RUN_FILE
 from data_pipelines.errors import UserError
 

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from cxr_jax.evaluation.metrics import attention_figures, classification_figures
 from cxr_jax.run.finished import find_classifier
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
-from cxr_jax.evaluation.metrics import attention_figures, classification_figures
 from cxr_jax.report.formats import interval, percent, plain
 from cxr_jax.report.page import table
 from cxr_jax.run import curriculum, embedded

@@ -96,7 +96,8 @@ def convert(item: Item, label: int, root: Path) -> ListedImage:
 
 
 def write_layout(source: Path, output: Path, mapping: dict[str, int]) -> list[ListedImage]:
-    """Convert every image of a mapped class; raises UserError for classes that do not exist."""
+    """Convert every image of a mapped class; raises UserError for classes that do not exist,
+    and for a folder without classes."""
     listing = list_items(source)
     unknown = sorted(set(mapping) - set(listing.names))
     if unknown:
@@ -104,6 +105,8 @@ def write_layout(source: Path, output: Path, mapping: dict[str, int]) -> list[Li
             f'{source} has no class {", ".join(unknown)}; it has {", ".join(listing.names)}. '
             'Correct --map.'
         )
+    if not listing.exclusive:
+        raise UserError(f'{source} gives an image several findings; --map needs classes.')
     if output.exists() and any(output.iterdir()):
         raise UserError(f'{output} is not empty. Choose a new folder or delete this one.')
     (output / 'lung_masks').mkdir(parents=True)

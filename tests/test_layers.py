@@ -39,7 +39,7 @@ def test_imports_point_one_way(path):
         if package == 'data_pipelines':
             assert root not in ABOVE_THE_DATA, name
         if package == 'configs' and root == 'cxr_jax':
-            assert rest[0] in ('tasks', 'store', 'study'), name
+            assert rest[0] in ('tasks', 'run', 'study'), name
         if package == 'cxr_jax':
             assert root != 'configs', name
         if root == package == 'cxr_jax' and own != '__init__':

@@ -15,11 +15,11 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from configs.curriculum import get_config, stages_of
+from configs.curriculum import get_config
 from cxr_jax.run import plan, stage
 from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.initial import starting_parts
-from cxr_jax.run.settings import kind_of
+from cxr_jax.run.settings import kind_of, stages_of
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.train import loop, validation

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 
 from ml_collections import ConfigDict
 
@@ -85,6 +86,24 @@ class Settings:
 def stage_names(run: RunSettings) -> tuple[str, ...]:
     """Names of the stages of a run, in order."""
     return (*run.curriculum, *(() if run.readout == 'none' else (run.readout,)))
+
+
+def stages_of(names: str) -> tuple[str, ...]:
+    """'moco_rot_moco' -> ('moco', 'rot', 'moco2'); 'scratch' -> ()."""
+    if names == 'scratch':
+        return ()
+    stages, times = [], Counter()
+    for name in names.split('_'):
+        if name not in TASKS:
+            raise UserError(
+                f'{names!r} names an unknown pretext task, {name!r}. Known tasks: '
+                f'{", ".join(TASKS)}; join them by _ in their order, as in '
+                'configs/curriculum.py:moco_swav_rot, or write scratch for none. The readout '
+                'follows by itself.'
+            )
+        times[name] += 1
+        stages.append(name if times[name] == 1 else f'{name}{times[name]}')
+    return tuple(stages)
 
 
 def kind_of(name: str) -> str:
