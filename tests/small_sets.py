@@ -23,8 +23,9 @@ from data_pipelines.prepare import prepare
 SIZE = 40
 CLASSES = ('left', 'right')
 FINDINGS = ('effusion', 'mass')
-# Set -> (images of held-out patients, copies of held-out images): see _plant.
+# Set -> (images of held-out patients, copies of held-out images), and their names: see _plant.
 PLANTED = {'a': (1, 2), 'b': (2, 1)}
+HELD_OUT = ('a0.png', 'a1.png', 'a2.png', 'b0.png', 'b2.png', 'b3.png')
 
 
 def prepare_all(folder: Path) -> Path:
@@ -39,6 +40,14 @@ def prepare_all(folder: Path) -> Path:
             'image_folder', raw / name, data_dir, SIZE, processes=1, name=name, splits=splits
         )
     return data_dir
+
+
+def raw_folder(prepared) -> Path:
+    return prepared.data_dir.parent / 'raw' / prepared.name
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
 
 
 def split_of(patient: int, ends: tuple[int, int]) -> str:
@@ -101,12 +110,14 @@ def _draw_unlabelled(raw: Path) -> None:
         _save(raw / 'a', f'a{k}.png', image(f'a{k}', level=160))
     for k in range(20):
         _save(raw / 'b', f'b{k}.png', image(f'b{k}', level=110))
+    # Named as a tested image of c is, and no copy of it.
+    (raw / 'b' / 'b4.png').rename(raw / 'b' / 'c48-1.png')
 
 
 def _plant(raw: Path) -> None:
     """Images of patients of c, and copies of its images; of those to train on, all may stay."""
     of_a = {f'a{k}.png': '' for k in range(30)}
-    of_b = {f'b{k}.png': f'b{k}' for k in range(20)}
+    of_b = {f'b{k}.png': f'b{k}' for k in range(20) if k != 4} | {'c48-1.png': ''}
 
     def copy(source: str, folder: Path, name: str) -> None:
         (folder / name).write_bytes((raw / 'c' / source).read_bytes())
