@@ -7,7 +7,7 @@ import pathlib
 from data_pipelines.prepared.corpus import LeftOut
 
 from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
-from cxr_jax.run.checks import check_batch, check_images
+from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.search import candidate_rates
 from cxr_jax.run.settings import Settings, kind_of, read_config
@@ -78,6 +78,8 @@ class _Planner:
             validation = self._data.labelled(splits.validation)
         check_images(self._data, images, tested, validation)
         encoder, stages, parent = self._encoder(images, splits), [], None
+        own = [splits.held_out] if splits else []
+        check_contract(encoder.contract, [*(train.corpus for train, _ in images.values()), *own])
         for name, settings in self._settings.stages.items():
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None

@@ -152,6 +152,11 @@ def read_stage(name: str, entries: dict) -> StageSettings:
 def check_stage(name: str, stage: StageSettings) -> None:
     """UserError for fields of a stage that contradict each other."""
     search, where = stage.search, f'--config.stage.{name}'
+    if stage.data.balance == 'class' and kind_of(name) not in READOUTS:
+        raise UserError(
+            f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
+            'none, source, patient.'
+        )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '
