@@ -214,6 +214,7 @@ class _Planner:
         """Everything that determines a stage's result, as plain JSON."""
         run, readout = self._settings.run, of.name == self._settings.readout
         encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
+        encoder.pop('weights', None)  # where they lie is no matter, and later stages have a parent
         if of.parent is None and run.encoder.weights:
             encoder['weights'] = weights_hash(run.encoder.weights)
         found = active(settings)
