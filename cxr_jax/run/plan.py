@@ -11,7 +11,7 @@ from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.search import candidate_rates
 from cxr_jax.run.settings import Settings, kind_of, read_config
-from cxr_jax.store.bundle import BUNDLE, read_description
+from cxr_jax.store.bundle import read_description
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
@@ -214,9 +214,9 @@ class _Planner:
         """Everything that determines a stage's result, as plain JSON."""
         run, readout = self._settings.run, of.name == self._settings.readout
         encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
-        encoder.pop('weights', None)  # where they lie is no matter, and later stages have a parent
-        if of.parent is None and run.encoder.weights:
-            encoder['weights'] = weights_hash(run.encoder.weights)
+        weights = encoder.pop('weights', None)
+        if of.parent is None and weights:  # what is there, wherever it lies
+            encoder['weights'] = weights_hash(weights, settings.task.takes)
         found = active(settings)
         content = {
             'stage': of.name,
@@ -262,11 +262,15 @@ def _bundled_contract(folder: pathlib.Path, run) -> Contract:
     return contract
 
 
-def weights_hash(path: str) -> str:
-    """What a weights file or a bundle holds, as a SHA-256; UserError if it cannot be read."""
+def weights_hash(path: str, takes: tuple[str, ...] = ('encoder',)) -> str:
+    """What a weights file holds, or of a bundle the parts that are taken: SHA-256 of each.
+
+    UserError if it cannot be read.
+    """
     folder = pathlib.Path(path)
-    if (folder / BUNDLE).is_file():
-        return read_description(folder)['parts']['encoder']['sha256']
+    if folder.is_dir():
+        parts = read_description(folder)['parts']
+        return ' '.join(parts[name]['sha256'] for name in takes if name in parts)
     try:
         return hashlib.sha256(folder.read_bytes()).hexdigest()
     except OSError as error:

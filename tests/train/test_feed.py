@@ -5,7 +5,6 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.models.encoder import build_encoder
 from cxr_jax.runtime import parallel
@@ -13,6 +12,7 @@ from cxr_jax.store.stages import StageDirectory
 from cxr_jax.train import feed
 from cxr_jax.train.stage import Labelled
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.sampler import Sampler
 from tests import tiny
 
 EVERYTHING = ('image', 'lung_mask', 'label', 'row')
