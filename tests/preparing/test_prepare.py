@@ -11,6 +11,7 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import main
+from data_pipelines.prepared.target import target_of
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.card import cramers_v
 from data_pipelines.preparing.entry import Entry
@@ -192,6 +193,14 @@ def test_same_everywhere_except_the_pseudonyms(truths_and_data, tmp_path):
         assert first['split'] == second['split']
         np.testing.assert_array_equal(first['image'], second['image'])
         assert first['image_id'] != second['image_id'] and first['patient'] != second['patient']
+    mine, others = prepared.corpus('train'), other.corpus('train')
+    target = target_of(prepared)
+    assert mine.fingerprint == others.fingerprint
+    assert target.fingerprint(mine) == target.fingerprint(others)
+    strata = target.strata(mine)
+    np.testing.assert_array_equal(mine.folds(3, 1, strata), others.folds(3, 1, strata))
+    parts = [corpus.fraction(0.5, 1, strata).parts[0][1] for corpus in (mine, others)]
+    np.testing.assert_array_equal(*parts)
     reseeded = prepare_siim(tmp_path / 'elsewhere', tmp_path / 'data', seed=1)
     assert reseeded.fingerprint != prepared.fingerprint
 
