@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from cxr_jax.run.settings import kind_of
+from cxr_jax.run.settings import kind_of, stages_of
 from cxr_jax.tasks import TASKS
 from data_pipelines.errors import UserError
 
@@ -124,16 +124,13 @@ def _curriculum(level: str, config: ConfigDict) -> dict:
         return {CURRICULUM: ()}
     if level == IMAGENET:
         return {CURRICULUM: (), 'encoder.weights': config.imagenet_weights}
-    names, stages = str(level).split('_'), []
-    for name in names:
-        if name not in TASKS:
-            raise UserError(
-                f'{level!r} in --config.axes.curriculum is not understood: join pretext tasks by _ '
-                f'({", ".join(TASKS)}), or write scratch or imagenet.'
-            )
-        again = sum(kind_of(stage) == name for stage in stages)
-        stages.append(f'{name}{again + 1}' if again else name)
-    return {CURRICULUM: tuple(stages)}
+    try:
+        return {CURRICULUM: stages_of(str(level))}
+    except UserError as error:
+        raise UserError(
+            f'{level!r} in --config.axes.curriculum is no level ({SCRATCH} and {IMAGENET} are): '
+            f'{error}'
+        ) from None
 
 
 def cells(axes: Sequence[Axis], seeds: Iterable[int]) -> list[Cell]:
