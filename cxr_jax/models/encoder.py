@@ -85,7 +85,7 @@ class EncoderSettings:
     # Of the computation; auto = bfloat16 on accelerators, float32 on CPU.
     dtype: str = setting('auto', one_of=('auto', 'bfloat16', 'float32'))
     # Compute each block again for its gradient, to save memory.
-    remat: bool = setting(False, neutral=False)
+    remat: bool = setting(False, result=False)
     # Safetensors file with torchvision's names to start from; empty = fresh weights.
     weights: str = setting('', neutral='')
 

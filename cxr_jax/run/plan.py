@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import pathlib
 
-from data_pipelines.prepared.corpus import LeftOut
-
 from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
 from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
@@ -16,6 +14,7 @@ from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
