@@ -17,13 +17,11 @@ Every field and its meaning: cxr_jax/run/settings.py, cxr_jax/train/stage.py,
 cxr_jax/train/optim.py, cxr_jax/models/encoder.py; of a task: cxr_jax/tasks/<task>.py.
 """
 
-from collections import Counter
-
 from ml_collections import ConfigDict
 
 from configs import presets
-from cxr_jax.run.settings import RunSettings, kind_of, make_config
-from cxr_jax.tasks import READOUTS, TASKS
+from cxr_jax.run.settings import RunSettings, kind_of, make_config, stages_of
+from cxr_jax.tasks import READOUTS
 from data_pipelines.errors import UserError
 
 NONE = 'none'
@@ -73,21 +71,3 @@ def parse(argument: str) -> tuple[tuple[str, ...], dict[str, str]]:
             )
         found[key] = value
     return stages_of(names), found
-
-
-def stages_of(names: str) -> tuple[str, ...]:
-    """'moco_rot_moco' -> ('moco', 'rot', 'moco2'); 'scratch' -> ()."""
-    if names == 'scratch':
-        return ()
-    stages, times = [], Counter()
-    for name in names.split('_'):
-        if name not in TASKS:
-            raise UserError(
-                f'{names!r} names an unknown pretext task, {name!r}. Known tasks: '
-                f'{", ".join(TASKS)}; join them by _ in their order, as in '
-                'configs/curriculum.py:moco_swav_rot, or write scratch for none. The readout '
-                'follows by itself.'
-            )
-        times[name] += 1
-        stages.append(name if times[name] == 1 else f'{name}{times[name]}')
-    return tuple(stages)

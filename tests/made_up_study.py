@@ -19,18 +19,18 @@ BEST = 'best single task'
 
 
 def made_up_study(
-    curricula, regions=('full', 'lungs_black'), seeds=(0, 1), class_sets=None, exclusive=True, n=80
+    curricula, regions=('full', 'lungs_black'), seeds=(0, 1), targets=None, exclusive=True, n=80
 ):
-    """curricula: lists of pretext tasks, or the name of a baseline; class_sets: {level: names}."""
+    """curricula: lists of pretext tasks, or the name of a baseline; targets: {level: names}."""
     names = CLASSES if exclusive else FINDINGS
-    class_sets = class_sets or {'4 classes': names, 'negative/typical': names[:2]}
+    targets = targets or {'4 classes': names, 'negative/typical': names[:2]}
     levels = {title_of(tasks): tasks for tasks in curricula}
     axes = {'curriculum': [_name(tasks) for tasks in curricula], 'region': list(regions),
-            'classes': list(class_sets)}  # fmt: skip
+            'classes': list(targets)}  # fmt: skip
     cells = [
-        _cell(tasks, region, class_set, seed, class_sets[class_set], exclusive, n)
-        for class_set, region, tasks, seed in itertools.product(
-            class_sets, regions, levels.values(), seeds
+        _cell(tasks, region, target, seed, targets[target], exclusive, n)
+        for target, region, tasks, seed in itertools.product(
+            targets, regions, levels.values(), seeds
         )
     ]
     rng = np.random.default_rng(0)
@@ -84,24 +84,24 @@ def _describe(found):
     return {key: found[key] for key in ('title', 'meaning', 'unit', 'higher_is_better')}
 
 
-def _cell(tasks, region, class_set, seed, names, exclusive, n):
+def _cell(tasks, region, target, seed, names, exclusive, n):
     pretext = [] if isinstance(tasks, str) else list(tasks)
     table = made_up_table(exclusive, n, len(names), seed + 10 * len(pretext))
     rest = (names, exclusive, seed, 20)
     return {
-        'levels': {'curriculum': _name(tasks), 'region': region, 'classes': class_set},
+        'levels': {'curriculum': _name(tasks), 'region': region, 'classes': target},
         'title': title_of(tasks), 'kind': KINDS[min(len(pretext), 3)],
         'label': ['', '', 'curriculum', 'full mixed'][min(len(pretext), 3)], 'seed': seed,
-        'directory': f'{region}/{class_set.replace("/", "-")}/{_name(tasks)}/seed{seed}',
-        'region': region, 'stages': _stages(tasks, pretext, region, class_set, seed, exclusive),
+        'directory': f'{region}/{target.replace("/", "-")}/{_name(tasks)}/seed{seed}',
+        'region': region, 'stages': _stages(tasks, pretext, region, target, seed, exclusive),
         'test': evaluate(table, *rest), 'attention': attention_figures(table, *rest),
         'boxes': attention_figures(table, *rest, structure=BOXES),
     }  # fmt: skip
 
 
-def _stages(tasks, pretext, region, class_set, seed, exclusive):
+def _stages(tasks, pretext, region, target, seed, exclusive):
     """A stage is shared by the curricula that begin with the same tasks."""
-    stages, key = [], f'{region}-{class_set}-{seed}'
+    stages, key = [], f'{region}-{target}-{seed}'
     if not pretext:
         key = f'{key}-{tasks}'
     readout = 'classify' if exclusive else 'findings'
@@ -185,8 +185,8 @@ def _comparisons(axes, means, headline, rng):
     rows, families = [], []
     for region in axes['region']:
         family = []
-        for class_set in axes['classes']:
-            place = {'region': region, 'classes': class_set}
+        for target in axes['classes']:
+            place = {'region': region, 'classes': target}
             group = [mean for mean in means if place.items() <= mean['levels'].items()]
             value = {m['levels']['curriculum']: m['figures'][headline]['value'] for m in group}
             single = [m['levels']['curriculum'] for m in group if m['kind'] == 'single']

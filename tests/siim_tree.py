@@ -9,6 +9,7 @@ from PIL import Image
 from pydicom.uid import generate_uid
 
 from data_pipelines.prepare import prepare
+from data_pipelines.prepared.records import SPLIT, VERSION
 from tests.dicom_files import dataset
 
 CLASSES = ('negative', 'typical', 'indeterminate', 'atypical')
@@ -145,13 +146,10 @@ def prepare_siim(raw, data_dir, size=SIZE, processes=1, **settings):
 
 
 def stored_records(prepared):
-    """All records with their split, as TFDS itself decodes them."""
-    builder = tfds.builder_from_directory(str(prepared.directory / '1.0.0'))
-    return [
-        record | {'split': split}
-        for split in prepared.counts
-        for record in builder.as_data_source(split)
-    ]
+    """All records, as TFDS itself decodes them, with their split."""
+    builder = tfds.builder_from_directory(str(prepared.directory / VERSION))
+    records = builder.as_data_source(SPLIT)
+    return [r | {'split': str(s)} for r, s in zip(records, prepared.index.split, strict=True)]
 
 
 def by_pixels(prepared):

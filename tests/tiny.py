@@ -15,11 +15,11 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from configs.curriculum import get_config, stages_of
+from configs.curriculum import get_config
 from cxr_jax.run import plan, stage
 from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.initial import starting_parts
-from cxr_jax.run.settings import kind_of
+from cxr_jax.run.settings import kind_of, stages_of
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.train import loop, validation
@@ -158,12 +158,19 @@ def no_training(step):
     return stepping
 
 
+def saved(directory, step=STEPS) -> dict:
+    """{name: array} of the TrainState that a stage's directory holds of this step."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(directory.resolve() / 'checkpoints' / str(step) / 'arrays')
+
+
 def last_state(finished) -> str:
     """Hash of the whole TrainState that a finished stage's directory holds."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(finished.resolve() / 'checkpoints' / str(STEPS) / 'default')
-    assert tree.keys() == states.TrainState.__dataclass_fields__.keys()
-    return trees.sha256(jax.device_get(tree))
+    arrays = saved(finished)
+    fields = {name.partition('/')[0] for name in arrays}
+    assert {'step', 'params', 'batch_stats', 'opt_state', 'key', 'lr'} <= fields
+    assert fields <= states.TrainState.__dataclass_fields__.keys()
+    return trees.sha256(jax.device_get(arrays))
 
 
 def curve(path) -> list[dict]:

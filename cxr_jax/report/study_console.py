@@ -4,8 +4,8 @@ from cxr_jax.report.blocks import Block, Cautions, Table, Text, literal, table
 from cxr_jax.report.console import to_console
 from cxr_jax.report.formats import difference, p_value, plain
 from cxr_jax.report.study_grid import pages_of
-from cxr_jax.report.study_page import study_cautions
 from cxr_jax.report.study_tables import compared_titles, dash, grid_table, points, second_title
+from cxr_jax.report.study_text import study_cautions
 
 _SHOWN = 10
 
@@ -25,7 +25,7 @@ def study_summary(study: dict) -> list[Block]:
     return [
         Text(literal(study['name'])),
         Text(told),
-        *(grid_table(study, page) for page in pages_of(study)),
+        *(grid_table(study, page) for page in pages_of(study) if study['headline']),
         *_clear_differences(study),
         Cautions(tuple(study_cautions(study))),
     ]

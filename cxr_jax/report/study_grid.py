@@ -3,13 +3,18 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cxr_jax.report.attention import REGIONS
 from cxr_jax.report.blocks import literal
 from cxr_jax.report.measures import Measure
 
-NO_RUN = 'no finished run'
+NO_RUN, NOT_MEASURED = 'no finished run', 'not measured'
+
+
+def _nothing(reason: str) -> dict:
+    """A figure without a value."""
+    return {'value': None, 'low': None, 'high': None, 'reason': reason, 'per_seed': [], 'sd': None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +27,21 @@ class Row:
     labels: Mapping[str, str]  # column -> order label
     means: Mapping[str, dict]  # column -> its entry of study['means']
 
-    def figure(self, column: str, *path: str | int) -> dict:
+    def figure(self, column: str, *path: str) -> dict:
         """The figure at `path` of the mean; one without a value if there is none."""
-        found, reason = self.means.get(column), NO_RUN
+        found = self.means.get(column)
+        if found is None:
+            return _nothing(NO_RUN)
         for key in path:
-            known = found is not None and (key in found if isinstance(found, dict) else True)
-            found, reason = (found[key] if known else None, 'not measured' if found else reason)
-        nothing = {'value': None, 'low': None, 'high': None, 'reason': reason}
-        return found or nothing | {'per_seed': [], 'sd': None}
+            found = (found or {}).get(key)
+        return found or _nothing(NOT_MEASURED)
+
+    def named(self, column: str, name: str, measure: str) -> dict:
+        """The figure of a class or finding."""
+        if column not in self.means:
+            return _nothing(NO_RUN)
+        rows = {row['name']: row['figures'] for row in self.means[column]['per_name']}
+        return rows.get(name, {}).get(measure) or _nothing(NOT_MEASURED)
 
     def images(self, column: str, part: str) -> int:
         """Images in which attention was measured."""
@@ -46,13 +58,20 @@ class Page:
     levels: Mapping[str, str]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    tests: tuple[dict, ...]  # of its cells that have one
-    names: tuple[str, ...]  # classes or findings
+    all_tests: tuple[tuple[str, dict], ...]  # column and test of its cells that have one
 
     @property
     def title(self) -> str:
         """'classes: negative/typical'; '' if every axis is a row or a column."""
         return ', '.join(f'{literal(a)}: {literal(level)}' for a, level in self.levels.items())
+
+    def tests(self, column: str | None = None) -> list[dict]:
+        """Of one column, or of all."""
+        return [test for own, test in self.all_tests if column in (None, own)]
+
+    def per_name(self, column: str) -> list[dict]:
+        """Classes or findings of a column and their figures, of its first row that has some."""
+        return next((row.means[column]['per_name'] for row in self.rows if column in row.means), [])
 
     @property
     def slug(self) -> str:
@@ -89,8 +108,11 @@ def pages_of(study: dict) -> Iterator[Page]:
                 levels=place,
                 columns=tuple(c for c in study['axes'].get(columns, ['']) if c in present),
                 rows=tuple(_rows(study, cells, means)),
-                tests=tuple(cell['test'] for cell in cells if cell['test']),
-                names=tuple(row['name'] for row in means[0]['per_name']) if means else (),
+                all_tests=tuple(
+                    (cell['levels'].get(columns, ''), cell['test'])
+                    for cell in cells
+                    if cell['test']
+                ),
             )
 
 
@@ -137,9 +159,10 @@ def run_title(study: dict, cell: dict) -> str:
     return f'{literal(cell["title"])} ({", ".join(place)})'
 
 
-def measure(study: dict, name: str, page: Page | None = None) -> Measure:
-    """With the chance level of the page's tests, if there are some that know it."""
+def measure(study: dict, name: str, tests: Iterable[dict] = ()) -> Measure:
+    """With its chance level, if the tests agree in one."""
     found = study['measures'][name]
-    tests = [test['figures'] for test in page.tests if name in test['figures']] if page else []
-    chance = tests[0][name]['chance'] if tests else None
+    figures = [test['figures'][name] for test in tests if name in test['figures']]
+    chances = {figure['chance'] for figure in figures}
+    chance = chances.pop() if len(chances) == 1 else None
     return Measure(found['title'], found['unit'], found['higher_is_better'], chance)

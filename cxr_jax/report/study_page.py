@@ -12,7 +12,8 @@
            combination of their levels has tables of its own.
     seeds: list of int;  folds: int, 0 for one split
     measures: {name: {'title', 'meaning', 'unit': 'percent' | 'decimal', 'higher_is_better'}} of
-           every measure named below, those by name included;  headline: name of one of them
+           every measure named below, those by name included
+    headline: name of one of them; '' if no run has a readout
     cells: one per run, {
            levels: {axis: level} with every axis
            title: of its level of the row axis, e.g. 'moco → rot' (the same in all its cells)
@@ -47,22 +48,10 @@ study.json and not shown.
 from collections.abc import Callable, Collection
 
 from cxr_jax.report.attention import INSIDE
-from cxr_jax.report.blocks import (
-    Block,
-    Cautions,
-    Code,
-    Items,
-    Picture,
-    Section,
-    Text,
-    code,
-    literal,
-)
-from cxr_jax.report.cautions import cautions, own_cautions
-from cxr_jax.report.formats import capital, listed, number, plain
-from cxr_jax.report.measures import meanings
+from cxr_jax.report.blocks import Block, Cautions, Code, Items, Picture, Section, Text, code
+from cxr_jax.report.formats import capital, number, plain
 from cxr_jax.report.page import setting_blocks
-from cxr_jax.report.study_grid import Page, measure, pages_of, run_title
+from cxr_jax.report.study_grid import Page, measure, pages_of
 from cxr_jax.report.study_searches import search_blocks
 from cxr_jax.report.study_tables import (
     attention_table,
@@ -75,8 +64,10 @@ from cxr_jax.report.study_tables import (
     plan_table,
     runs_table,
 )
+from cxr_jax.report.study_text import reading, run_cautions, setting, study_cautions
 
 FOLDER = 'plots'  # of the pictures, beside study.md
+NO_READOUT = 'No run of this study has ended with a readout, so nothing was tested.'
 HEADLINE = 'headline'  # kind of a picture, beside the parts of INSIDE
 
 
@@ -90,82 +81,34 @@ def study_page(
 ) -> list[Block]:
     """The blocks of study.md; `pictures` lie in FOLDER, `galleries` are runs' directories."""
     pages = list(pages_of(study))
-    title = study['measures'][study['headline']]['title']
-    by_name = _sections(pages, (), '', lambda page, column: names_table(study, page, column))
-    what = 'class' if study['data']['exclusive'] else 'finding'
     return [
         Cautions(tuple(study_cautions(study))),
-        *setting_blocks(study['data'], _setting(study)),
+        *setting_blocks(study['data'], setting(study)),
         plan_table(study),
-        Section(
-            capital(title),
-            tuple(_sections(
-                pages, pictures, HEADLINE,
-                lambda page, column: headline_table(study, page, column),
-                first=lambda page: _headline(study, page),
-            )),
-        ),
-        *([Section(_by_name_title(study, pages, what), tuple(by_name))] if by_name else []),
-        Section('Where the models look', tuple(_inside(study, pages, pictures))),
-        Section('Comparisons', tuple(comparison_blocks(study))),
+        *(_results(study, pages, pictures) if study['headline'] else [Text(NO_READOUT)]),
         Section('Learning-rate searches', tuple(search_blocks(study, FOLDER))),
-        Section('Every run', (runs_table(study, galleries), *_run_cautions(study))),
-        Section('How to read the numbers', (Items(_reading(study)),)),
+        Section('Every run', (runs_table(study, galleries), *run_cautions(study))),
+        Section('How to read the numbers', (Items(reading(study)),)),
         Section('How to reproduce', (
             Code(study['command']), Text(f'Data fingerprint {code(study["data"]["fingerprint"])}.'),
         )),
     ]  # fmt: skip
 
 
-def study_cautions(study: dict) -> list[str]:
-    """What a reader must know before believing a number of the study."""
-    found = cautions({
-        'banner': study['banner'], 'data': study['data'], 'stages': [], 'test': None,
-        'attention': None,
-    })  # fmt: skip
-    if len(study['seeds']) == 1:
-        found.append(
-            f'One seed ({study["seeds"][0]}): the intervals cover the choice of test patients '
-            'only. Another seed may rank the rows differently.'
-        )
-    found += _too_few_resamples(study['comparisons'])
-    missing = [run_title(study, cell) for cell in study['cells'] if not cell['stages']]
-    if missing:
-        found.append(
-            f'Results of some runs are missing: {listed(missing, most=6)}. Means over fewer '
-            'seeds are less certain.'
-        )
-    with_cautions = sum(bool(own_cautions(cell)) for cell in study['cells'])
-    if with_cautions:
-        found.append(
-            f'{plain(with_cautions)} of {plain(len(study["cells"]))} runs have cautions of '
-            'their own, listed below the table of every run.'
-        )
-    return found
-
-
-def _too_few_resamples(comparisons: dict | None) -> list[str]:
-    families = comparisons['families'] if comparisons else []
-    most = max((family['comparisons'] for family in families), default=0)
-    if not most or most / (1 + comparisons['resamples']) < 0.05:
-        return []
+def _results(study: dict, pages: list[Page], pictures: Collection[str]) -> list[Section]:
+    """Of the test images."""
+    by_name = _sections(pages, (), '', lambda page, column: names_table(study, page, column))
+    headline = _sections(
+        pages, pictures, HEADLINE, lambda page, column: headline_table(study, page, column),
+        first=lambda page: _headline(study, page),
+    )  # fmt: skip
+    title = study['measures'][study['headline']]['title']
     return [
-        f'{plain(comparisons["resamples"])} resamples are too few for {plain(most)} comparisons: '
-        "no p-value can fall below 0.05 after Holm's correction."
+        Section(capital(title), tuple(headline)),
+        *([Section(_by_name_title(study, pages), tuple(by_name))] if by_name else []),
+        Section('Where the models look', tuple(_inside(study, pages, pictures))),
+        Section('Comparisons', tuple(comparison_blocks(study))),
     ]
-
-
-def _setting(study: dict) -> str:
-    data = study['data']
-    axes = [
-        f'{literal(axis)}: {", ".join(map(literal, levels))}'
-        for axis, levels in study['axes'].items()
-    ]
-    folds = f' Every run is cross-validated over {study["folds"]} folds.' if study['folds'] else ''
-    return (
-        f'{literal(data["name"])} at {data["size"]} px; {"; ".join(axes)}; seeds '
-        f'{", ".join(map(str, study["seeds"]))}.{folds}'
-    )
 
 
 def _sections(
@@ -191,9 +134,10 @@ def _sections(
 def _headline(study: dict, page: Page) -> list[Block]:
     """Number of test images, chance level, and the table of all columns side by side."""
     blocks: list[Block] = []
-    if page.tests:
-        images, patients = (page.tests[0][key] for key in ('images', 'patients'))
-        shown, chance = measure(study, study['headline'], page), ''
+    tested = {(test['images'], test['patients']) for test in page.tests()}
+    if len(tested) == 1:
+        images, patients = tested.pop()
+        shown, chance = measure(study, study['headline'], page.tests()), ''
         if shown.chance is not None:
             chance = f'; chance is {number(shown.chance, shown.unit)}'
         blocks.append(Text(
@@ -202,10 +146,11 @@ def _headline(study: dict, page: Page) -> list[Block]:
     return blocks + ([grid_table(study, page)] if len(page.columns) > 1 else [])
 
 
-def _by_name_title(study: dict, pages: list[Page], what: str) -> str:
+def _by_name_title(study: dict, pages: list[Page]) -> str:
     """'Accuracy by class'."""
-    with_names = next(page for page in pages if page.names)
-    title = study['measures'][first_of_names(with_names)]['title']
+    what = 'class' if study['data']['exclusive'] else 'finding'
+    page, column = next((p, c) for p in pages for c in p.columns if p.per_name(c))
+    title = study['measures'][first_of_names(page, column)]['title']
     return f'{capital(title)} by {what}'
 
 
@@ -222,59 +167,3 @@ def _inside(study: dict, pages: list[Page], pictures: Collection[str]) -> list[B
     return blocks or [Text('No test image has a lung mask or a lesion box.')]
 
 
-def _run_cautions(study: dict) -> list[Block]:
-    """Every caution of single runs once, with its runs."""
-    by_text: dict[str, list[str]] = {}
-    for cell in study['cells']:
-        for text in own_cautions(cell):
-            by_text.setdefault(text, []).append(run_title(study, cell))
-    if not by_text:
-        return []
-    lines = tuple(
-        f'{text} *{titles[0]}{f" and {len(titles) - 1} more runs" if titles[1:] else ""}*'
-        for text, titles in by_text.items()
-    )
-    return [Items(lines, title=f'Cautions of single runs ({len(lines)})')]
-
-
-def _reading(study: dict) -> tuple[str, ...]:
-    headline = study['measures'][study['headline']]['title']
-    texts = [
-        '*Figures* are means over the seeds, on the test images.',
-        *meanings(study['measures'].values()),
-        '*95 % interval*: percentiles of a bootstrap that draws patients, each with all of their '
-        'images, and averages the seeds in every resample. It covers the choice of test patients; '
-        'how much training itself varies stands beside it as the *SD of seeds*.',
-    ]
-    if study['folds']:
-        texts.append(
-            '*Folds*: every image is tested once a seed, by the network that has not seen its '
-            'patient; figures are those of all folds together.'
-        )
-    if any(cell['label'] for cell in study['cells']):
-        texts.append(
-            f'*Order*: "curriculum" if the {headline} of the tasks alone (everything else equal, '
-            'this study) gets better along the curriculum, "anti-curriculum" if it gets worse, '
-            'else "mixed"; "full" if it contains every pretext task of the study. Where single '
-            'tasks differ by less than their intervals, the label may be chance.'
-        )
-    rows = study['comparisons']['comparisons'] if study['comparisons'] else []
-    if any(row['role'].startswith('best') for row in rows):
-        texts.append(
-            '*Best*: the one with the best result on these test images. Being chosen there '
-            'favours it, so the tests against it are strict.'
-        )
-    if rows:
-        texts.append(
-            '*p (Holm)*: p-value corrected for all comparisons of its family; below 0.05, the '
-            'difference would be a surprise if no two models of the family differed.'
-        )
-    if any(has_attention(study, part) for part in INSIDE):
-        texts += [
-            '*AIL* (activation inside lungs): share of the positive class activation map that '
-            'lies inside the lung mask; *inside boxes*: the same for the union of the lesion '
-            'boxes, over the images that have some. A map without preference reaches the area '
-            'beside it.',
-            'AIL of images whose outside was blanked is not comparable with AIL of whole images.',
-        ]
-    return tuple(texts)

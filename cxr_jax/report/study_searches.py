@@ -31,15 +31,19 @@ class Search:
 
     @property
     def title(self) -> str:
-        """'rot → moco', with the row where that does not tell it apart."""
-        path = ' → '.join(self.path)
-        return f'{path} ({self.row})' if self.row else path
+        """'rot → moco'."""
+        return ' → '.join(self.path)
+
+    @property
+    def training(self) -> list[str]:
+        """['seed 0'], with the fold and, where the path does not tell it apart, the row."""
+        fold = [] if self.fold is None else [f'fold {self.fold + 1}']
+        return [*([self.row] if self.row else []), f'seed {self.seed}', *fold]
 
     @property
     def place(self) -> str:
         """'full, 4 classes, seed 0'."""
-        fold = [] if self.fold is None else [f'fold {self.fold + 1}']
-        return ', '.join([*self.levels, f'seed {self.seed}', *fold])
+        return ', '.join([*self.levels, *self.training])
 
     @property
     def picture(self) -> str:
@@ -73,7 +77,12 @@ def searches_of(study: dict) -> list[Search]:
         else search
         for key, search in found.items()
     ]
-    return sorted(told_apart, key=lambda s: (s.levels, len(s.path), s.path))
+    order = [study['axes'][axis] for axis in other_axes(study)]
+
+    def place(search: Search) -> list[int]:
+        return [levels.index(own) for levels, own in zip(order, search.levels, strict=True)]
+
+    return sorted(told_apart, key=lambda search: (place(search), len(search.path), search.path))
 
 
 def _path(stage: dict, by_key: Mapping[str, dict]) -> tuple[str, ...]:
@@ -156,10 +165,13 @@ def _group_table(group: list[Search], folder: str) -> Table:
     trials = group[0].record['trials']
     with_batch = batches_differ(group[0].record)
     one_seed = len({(search.seed, search.fold) for search in group}) == 1
+    titles = [
+        (search.title, [search.row] * bool(search.row) if one_seed else search.training)
+        for search in group
+    ]
     lines = []
-    for search in group:
-        more = search.place.split(', ')[len(search.levels) :]
-        title = search.title if one_seed else f'{search.title} ({", ".join(more)})'
+    for search, (title, more) in zip(group, titles, strict=True):
+        title = f'{title} ({", ".join(more)})' if more else title
         judged = [judged_at(trial) for trial in search.record['trials']]
         uneven = len({epochs for epochs, _ in judged}) > 1
         cells = []

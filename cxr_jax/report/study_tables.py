@@ -50,7 +50,8 @@ def points(unit: str) -> str:
 
 def grid_table(study: dict, page: Page) -> Table:
     """The headline of every row in every column; for a console with intervals."""
-    shown, name = measure(study, study['headline'], page), study['headline']
+    name = study['headline']
+    shown = measure(study, name)
     figures = {
         row.level: [row.figure(column, 'figures', name) for column in page.columns]
         for row in page.rows
@@ -70,9 +71,9 @@ def grid_table(study: dict, page: Page) -> Table:
             for row in page.rows
         ]
 
-    chance = []
-    if shown.chance is not None:
-        chance = [['chance', *[number(shown.chance, shown.unit)] * len(page.columns)]]
+    chances = [measure(study, name, page.tests(column)).chance for column in page.columns]
+    known = any(chance is not None for chance in chances)
+    chance = [['chance', *(dash(number(x, shown.unit)) for x in chances)]] if known else []
     short_title = f'{shown.title} (95 % interval)'
     if page.title:
         short_title += f', {page.title}'
@@ -84,7 +85,7 @@ def grid_table(study: dict, page: Page) -> Table:
 
 def headline_table(study: dict, page: Page, column: str) -> list[Block]:
     """The headline with its interval, the spread of the seeds, kind and order label."""
-    shown = measure(study, study['headline'], page)
+    shown = measure(study, study['headline'])
     kinds, labels = any(r.kind for r in page.rows), any(r.labels.get(column) for r in page.rows)
     header = [
         literal(axis_of(study, 'rows')), *(['kind'] if kinds else []),
@@ -114,28 +115,28 @@ def _spread(sd: float | None, shown: Measure) -> str:
 
 def names_table(study: dict, page: Page, column: str) -> list[Block]:
     """The first measure of every class or finding with its interval."""
-    if not page.names:
+    names = [row['name'] for row in page.per_name(column)]
+    if not names:
         return []
-    name = first_of_names(page)
+    name = first_of_names(page, column)
     shown = measure(study, name)
     lines, figures = [], []
     for row in page.rows:
-        mine = [row.figure(column, 'per_name', k, 'figures', name) for k in range(len(page.names))]
+        mine = [row.named(column, own, name) for own in names]
         figures += [
             (f'{literal(row.title)}, {literal(own)}', figure)
-            for own, figure in zip(page.names, mine, strict=True)
+            for own, figure in zip(names, mine, strict=True)
         ]
         cells = [dashes(two_cells(figure, shown.unit)) for figure in mine]
         lines.append([literal(row.title), *(f'{value} ({bounds})' for value, bounds in cells)])
-    header = [f'{literal(own)} (95 % interval)' for own in page.names]
+    header = [f'{literal(own)} (95 % interval)' for own in names]
     header.insert(0, literal(axis_of(study, 'rows')))
     return [*_heading(study, column), table(header, lines, remarks=remarks(figures))]
 
 
-def first_of_names(page: Page) -> str:
-    """The measure of single names that is shown."""
-    mean = next(mean for row in page.rows for mean in row.means.values())
-    return next(iter(mean['per_name'][0]['figures']))
+def first_of_names(page: Page, column: str) -> str:
+    """The measure by name that is shown."""
+    return next(iter(page.per_name(column)[0]['figures']))
 
 
 def attention_table(study: dict, page: Page, column: str, part: str) -> list[Block]:
@@ -266,12 +267,13 @@ def plan_table(study: dict) -> Table:
 
 def runs_table(study: dict, galleries: Collection[str]) -> Table:
     """Every run with links to its report, and to its gallery if listed (by its directory)."""
-    shown, others = measure(study, study['headline']), other_axes(study)
-    header = ['run', *map(literal, others), 'seed', shown.title, '95 % interval',
-              'stages trained', 'report', 'gallery']  # fmt: skip
+    others, named = other_axes(study), []
+    if study['headline']:
+        named = [measure(study, study['headline']).title, '95 % interval']
+    header = ['run', *map(literal, others), 'seed', *named, 'stages trained', 'report', 'gallery']
     lines: list[list[Cell]] = []
     for cell in study['cells']:
-        folder, figures = cell['directory'], [MISSING, MISSING]
+        folder, figures = cell['directory'], [MISSING] * len(named)
         if cell['test']:
             own, figure = headline_of(cell['test'])
             figures = dashes([number(figure['value'], own.unit), interval(figure, own.unit)])

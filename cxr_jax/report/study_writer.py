@@ -52,7 +52,7 @@ def write_study(directory: str | os.PathLike, study: dict) -> list[pathlib.Path]
 def _pictures(study: dict) -> dict[str, Callable[[], Figure]]:
     """Name of each picture -> a function that draws it."""
     found = {}
-    for page in pages_of(study):
+    for page in pages_of(study) if study['headline'] else ():
         found[picture_name(HEADLINE, page)] = lambda p=page: bars_picture(_headline(study, p))
         for part in INSIDE:
             if has_attention(study, part):
@@ -64,7 +64,7 @@ def _pictures(study: dict) -> dict[str, Callable[[], Figure]]:
 
 
 def _headline(study: dict, page: Page) -> Bars:
-    shown = measure(study, study['headline'], page)
+    shown = measure(study, study['headline'], page.tests())
     where = ' (percent)' if shown.unit == 'percent' else ''
     return Bars(
         page,

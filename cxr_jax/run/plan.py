@@ -4,18 +4,17 @@ import dataclasses
 import hashlib
 import pathlib
 
-from data_pipelines.prepared.corpus import LeftOut
-
 from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
-from cxr_jax.run.checks import check_batch, check_images
+from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.search import candidate_rates
 from cxr_jax.run.settings import Settings, kind_of, read_config
-from cxr_jax.store.bundle import BUNDLE, read_description
+from cxr_jax.store.bundle import read_description
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
@@ -78,6 +77,8 @@ class _Planner:
             validation = self._data.labelled(splits.validation)
         check_images(self._data, images, tested, validation)
         encoder, stages, parent = self._encoder(images, splits), [], None
+        own = [splits.held_out] if splits else []
+        check_contract(encoder.contract, [*(train.corpus for train, _ in images.values()), *own])
         for name, settings in self._settings.stages.items():
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None
@@ -212,8 +213,9 @@ class _Planner:
         """Everything that determines a stage's result, as plain JSON."""
         run, readout = self._settings.run, of.name == self._settings.readout
         encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
-        if of.parent is None and run.encoder.weights:
-            encoder['weights'] = weights_hash(run.encoder.weights)
+        weights = encoder.pop('weights', None)
+        if of.parent is None and weights:  # what is there, wherever it lies
+            encoder['weights'] = weights_hash(weights, settings.task.takes)
         found = active(settings)
         content = {
             'stage': of.name,
@@ -259,11 +261,15 @@ def _bundled_contract(folder: pathlib.Path, run) -> Contract:
     return contract
 
 
-def weights_hash(path: str) -> str:
-    """What a weights file or a bundle holds, as a SHA-256; UserError if it cannot be read."""
+def weights_hash(path: str, takes: tuple[str, ...] = ('encoder',)) -> str:
+    """What a weights file holds, or of a bundle the parts that are taken: SHA-256 of each.
+
+    UserError if it cannot be read.
+    """
     folder = pathlib.Path(path)
-    if (folder / BUNDLE).is_file():
-        return read_description(folder)['parts']['encoder']['sha256']
+    if folder.is_dir():
+        parts = read_description(folder)['parts']
+        return ' '.join(parts[name]['sha256'] for name in takes if name in parts)
     try:
         return hashlib.sha256(folder.read_bytes()).hexdigest()
     except OSError as error:

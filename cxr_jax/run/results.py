@@ -7,6 +7,7 @@ import numpy as np
 
 from cxr_jax import report
 from cxr_jax.evaluation import measures
+from cxr_jax.evaluation.measures.attention import BOXES
 from cxr_jax.evaluation.predict import Predictions, gallery_arrays
 from cxr_jax.run.plan import Plan
 from cxr_jax.run.stage import Outcome
@@ -78,7 +79,7 @@ def assemble(
         of_table = (table, target.names, target.exclusive, run.seed, run.eval.resamples)
         test = measures.evaluate(*of_table)
         attention = measures.attention_figures(*of_table)
-        boxes = measures.attention_figures(*of_table, measures.BOXES)
+        boxes = measures.attention_figures(*of_table, BOXES)
     rows = [
         _stage_row(stage, outcome, branch.fold, plan.notes[stage.name])
         for branch, found in zip(plan.branches, outcomes, strict=True)

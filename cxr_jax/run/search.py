@@ -17,11 +17,14 @@ import json
 import math
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from cxr_jax.runtime import hosts
+from cxr_jax.store import trees
+from cxr_jax.store.checkpoint import saved_steps
 from cxr_jax.store.files import write_json
 from cxr_jax.tasks.base import Task
 from cxr_jax.train import state as states
@@ -88,7 +91,8 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
     running, history = list(trials), []
     stops = rungs(plan.settings.protocol, len(trials), plan.settings.epochs)
     for number, epochs in enumerate(stops):
-        _advance_together(running, directory / 'trials', epochs, programs)
+        begun = stops[number - 1] if number else 0
+        _advance_together(running, directory / 'trials', (begun, epochs), programs)
         for trial in running:
             _advance(trial, directory / 'trials' / trial.name, epochs, programs)
         # Stable: equal values leave the lower rate in front.
@@ -110,14 +114,6 @@ def search(stage: Stage, directory: pathlib.Path, programs: Programs) -> Stage:
     return _winning_stage(stage, trials.index(winner))
 
 
-def chosen_stage(stage: Stage, directory: pathlib.Path) -> Stage:
-    """The winner according to `directory`/search.json; the stage itself if it has no search."""
-    if not stage.search:
-        return stage
-    found = json.loads((directory / SEARCH_FILE).read_text())
-    return _winning_stage(stage, [trial['chosen'] for trial in found['trials']].index(True))
-
-
 def _winning_stage(stage: Stage, number: int) -> Stage:
     return dataclasses.replace(stage.search.winners[number], key=stage.key, content=stage.content)
 
@@ -131,25 +127,37 @@ def can_train_together(stages: list[Stage], mesh) -> bool:
 
 
 def _advance_together(
-    running: list[Trial], directory: pathlib.Path, epochs: int, programs: Programs
+    running: list[Trial], directory: pathlib.Path, rung: tuple[int, int], programs: Programs
 ) -> None:
-    """_advance for all that are still finite at once, where an accelerator takes it."""
+    """_advance, where an accelerator takes it, for all at once that were finite so far.
+
+    `rung`: epochs at which it begins and ends. Whatever stopped an earlier call, the same trials
+    go on: what lies in the scratch folder is of all of them.
+    """
+    begun, epochs = rung
     for trial in running:
         _read_values(trial, directory / trial.name)
-    going = [t for t in running if not any(map(math.isnan, t.values.values()))]
-    going = [t for t in going if max(t.values, default=0) < epochs]
-    stages = [trial.stage for trial in going]
+    going = [
+        trial for trial in running
+        if not any(math.isnan(value) for at, value in trial.values.items() if at <= begun)
+    ]  # fmt: skip
+    stages, own = [trial.stage for trial in going], [directory / trial.name for trial in going]
     if not can_train_together(stages, programs.mesh):
         return
-    stage, own = stages[0], [directory / trial.name for trial in going]
-    for path in own:
+    stage, scratch = stages[0], directory / f'together-{epochs}'
+    pairs = zip(going, own, strict=True)
+    done = all(_diverged(trial) or _is_done(trial, path, epochs) for trial, path in pairs)
+    # Where too little memory has once made them train one by one, that goes on.
+    apart = len({_newest_step(path) for path in own}) > 1 and not _newest_step(scratch)
+    if done or apart:
+        return
+    for path in (*own, scratch):
         path.mkdir(parents=True, exist_ok=True)
-    scratch, value_of = directory / f'together-{epochs}', programs.validator(stage)
-    scratch.mkdir(exist_ok=True)
+    value_of = programs.validator(stage)
 
     def watch(epoch: int, state) -> None:
         for number, trial in enumerate(going):
-            trial.values[epoch] = value_of(states.unstack(state, number))
+            trial.values[epoch] = _value(value_of, states.unstack(state, number))
             _write_values(trial, directory / trial.name)
 
     training = Training(stages, programs.of(stage), own, scratch, (watch,))
@@ -161,6 +169,26 @@ def _advance_together(
         print(f'{stage.name}: too little memory for {len(going)} trials together; one by one.')
     # Last: until then an interrupted search finds everything there.
     shutil.rmtree(scratch)
+
+
+def _diverged(trial: Trial) -> bool:
+    return any(math.isnan(value) for value in trial.values.values())
+
+
+def _is_done(trial: Trial, directory: pathlib.Path, epochs: int) -> bool:
+    """Whether it is trained up to `epochs`, and valued after each one."""
+    steps = epochs * trial.stage.facts.steps_per_epoch
+    return trial.values.keys() >= {*range(1, epochs + 1)} and _newest_step(directory) >= steps
+
+
+def _newest_step(directory: pathlib.Path) -> int:
+    """Of the checkpoints, 0 if there is none."""
+    return hosts.on_first(lambda: max(saved_steps(directory / 'checkpoints'), default=0))
+
+
+def _value(value_of: Callable[[object], float], state) -> float:
+    """The state's value, NaN if it is not finite: some measures would not tell."""
+    return value_of(state) if trees.is_finite(state) else math.nan
 
 
 def _read_values(trial: Trial, directory: pathlib.Path) -> None:
@@ -180,34 +208,25 @@ def _write_values(trial: Trial, directory: pathlib.Path) -> None:
 def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Programs) -> None:
     """Trains the trial up to `epochs` and values it after each one."""
     hosts.on_first(lambda: directory.mkdir(parents=True, exist_ok=True))
-    per_epoch = trial.stage.facts.steps_per_epoch
     _read_values(trial, directory)
-    if trial.values.keys() >= set(range(1, epochs + 1)) and _trained(directory, epochs * per_epoch):
+    if _is_done(trial, directory, epochs):
         return
-    if any(math.isnan(value) for value in trial.values.values()):
+    if _diverged(trial):
         trial.values[epochs] = math.nan
         return
     value_of = programs.validator(trial.stage)
 
     def watch(epoch: int, state) -> None:
         # Before the state is saved: a trial killed in between values this epoch once more.
-        trial.values[epoch] = value_of(state)
+        trial.values[epoch] = _value(value_of, state)
         _write_values(trial, directory)
 
     training = Training([trial.stage], programs.of(trial.stage), [directory], monitors=(watch,))
     try:
-        train(training, epochs * per_epoch)
+        train(training, epochs * trial.stage.facts.steps_per_epoch)
     except NotFinite:
         trial.values[epochs] = math.nan
         _write_values(trial, directory)
-
-
-def _trained(directory: pathlib.Path, step: int) -> bool:
-    def newest() -> int:
-        names = [path.name for path in directory.glob('checkpoints/*')]
-        return max((int(name) for name in names if name.isdecimal()), default=0)
-
-    return hosts.on_first(newest) >= step
 
 
 def _rank(value: float | None, best_first: int) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 
 from ml_collections import ConfigDict
 
@@ -87,6 +88,24 @@ def stage_names(run: RunSettings) -> tuple[str, ...]:
     return (*run.curriculum, *(() if run.readout == 'none' else (run.readout,)))
 
 
+def stages_of(names: str) -> tuple[str, ...]:
+    """'moco_rot_moco' -> ('moco', 'rot', 'moco2'); 'scratch' -> ()."""
+    if names == 'scratch':
+        return ()
+    stages, times = [], Counter()
+    for name in names.split('_'):
+        if name not in TASKS:
+            raise UserError(
+                f'{names!r} names an unknown pretext task, {name!r}. Known tasks: '
+                f'{", ".join(TASKS)}; join them by _ in their order, as in '
+                'configs/curriculum.py:moco_swav_rot, or write scratch for none. The readout '
+                'follows by itself.'
+            )
+        times[name] += 1
+        stages.append(name if times[name] == 1 else f'{name}{times[name]}')
+    return tuple(stages)
+
+
 def kind_of(name: str) -> str:
     """Name of the task of a stage: 'moco2' is the second instance of moco."""
     return re.sub(r'\d+$', '', name)
@@ -133,6 +152,11 @@ def read_stage(name: str, entries: dict) -> StageSettings:
 def check_stage(name: str, stage: StageSettings) -> None:
     """UserError for fields of a stage that contradict each other."""
     search, where = stage.search, f'--config.stage.{name}'
+    if stage.data.balance == 'class' and kind_of(name) not in READOUTS:
+        raise UserError(
+            f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
+            'none, source, patient.'
+        )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '

@@ -61,7 +61,7 @@ def run_stage(stage: Stage, parent: dict, place: Place, origin: dict) -> Outcome
         found = hosts.on_first(find)
         if found:
             return found
-    claim = hosts.on_first(directory.claim)
+    claim = directory.claim()
     with hosts.first_holds(claim.held()):
         try:  # again: before the claim was free, another process may have finished this stage
             found = hosts.on_first(find)

@@ -43,6 +43,8 @@ class Checkpoints:
             max_to_keep=keep,
             enable_async_checkpointing=True,
             create=False,
+            # In the background, a folder that cannot be made would be waited for, minutes long.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             multiprocessing_options=_this_process(),
         )
         handlers = {
@@ -59,8 +61,10 @@ class Checkpoints:
         A step that is already there is kept as it is: states are a pure function of the step.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()  # it may be under way, and fail
+        if sorted(self._manager.all_steps()) != saved_steps(self.directory):
+            # One is under way, or has failed: orbax would count it, and delete an older one for it.
+            self._manager.wait_until_finished()
+            self._manager.reload()
         if step not in saved_steps(self.directory):
             arrays = trees.by_name(jax.device_get(trees.as_dict(state)))
             contents = {
@@ -84,7 +88,6 @@ class Checkpoints:
             except Damaged as error:
                 logging.warning('Checkpoint %s is set aside. %s', path, error)
                 set_aside(path)
-                self._manager.reload()
                 continue
             return like.replace(**trees.like_tree(arrays, trees.as_dict(like)))
         return None

@@ -1,16 +1,18 @@
 """python -m cxr_jax.study --config configs/study.py:demo [--workdir DIR]
 
-Runs a list of curricula x regions x class sets x seeds and compares them. Started several times
-(here or on other hosts that see the same folder), the processes share the work: every stage is
-trained once. Exit codes as in cxr_jax.runtime.command_line.
+Runs a grid of curricula, regions, classes, seeds or whatever its config varies, and compares.
+Started several times (here or on other hosts that see the same folder), the processes share the
+work: every stage is trained once. Exit codes as in cxr_jax.runtime.command_line.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,44 +20,45 @@ from ml_collections import ConfigDict
 from cxr_jax.report.study_console import format_study
 from cxr_jax.report.study_writer import write_study
 from cxr_jax.run import curriculum, embedded
-from cxr_jax.run.plan import CLASSIFIER, Plan, make_plan
+from cxr_jax.run.corpora import needed_sets, open_sets
+from cxr_jax.run.plan import Plan, make_plan
+from cxr_jax.run.results import PREDICTIONS_FILE
+from cxr_jax.run.settings import read_config
 from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.runtime import command_line, hosts, parallel
+from cxr_jax.store.bundle import BUNDLE, read_description
 from cxr_jax.store.claim import Busy
-from cxr_jax.store.stages import MANIFEST, StageDirectory
-from cxr_jax.study.comparison import compare_all, label_order
-from cxr_jax.study.seed_means import summarise
+from cxr_jax.store.files import Damaged
+from cxr_jax.store.stages import StageDirectory
+from cxr_jax.study import collect, comparison
+from cxr_jax.study.grid import (
+    CURRICULUM,
+    IMAGENET,
+    Cell,
+    axes_of,
+    cells,
+    layout_of,
+    run_config,
+)
+from cxr_jax.study.models import Finished
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.data import PreparedData
+from data_pipelines.prepared.data import PreparedSet
 
 EXAMPLE = '--config configs/study.py:demo'
-ALL, IMAGENET, SCRATCH = 'all', 'imagenet', 'scratch'
 STORE = 'stages'
-KINDS = ('baseline', 'single', 'pair', 'triple')
+RUNS = 'runs'
 WAIT_SECONDS = 5.0
 COMPILE_SECONDS = 20.0  # added to the estimate of every stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One curriculum in one region, from one seed, for one set of classes."""
+    """A cell, its pretext stages, what they are planned to be, and the folder of its run."""
 
-    name: str
+    cell: Cell
     tasks: tuple[str, ...]
-    region: str
-    class_set: str
-    seed: int
-    config: ConfigDict
     plan: Plan
     workdir: pathlib.Path
-
-    @property
-    def title(self) -> str:
-        return f'{self.name}, {self.region}, {self.class_set} classes, seed {self.seed}'
-
-    @property
-    def kind(self) -> str:
-        return KINDS[len(self.tasks)] if len(self.tasks) < len(KINDS) else 'longer'
 
 
 def main() -> None:
@@ -74,8 +77,7 @@ def main() -> None:
 def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: str = '') -> dict:
     """Trains what is missing, compares and reports; returns the dict of study.json."""
     # 1. Every run of the study, and what they share.
-    data = curriculum.open_data(config.run)
-    jobs = plan_jobs(config, data, workdir)
+    jobs = plan_jobs(config, workdir)
     planned = hosts.on_first(count_stages, jobs, workdir / STORE)
     announce(config, jobs, planned, workdir / STORE)
 
@@ -84,9 +86,17 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     work_through(jobs, banner, command)
     planned['seconds'] = round(time.monotonic() - started, 1)
 
-    # 3. Comparisons on the same test images, tables, plots.
+    # 3. Comparisons on the same images, tables, plots.
     def write_all() -> dict:
-        study = assemble(config, data, jobs, planned, banner, command, workdir)
+        finished = [read(job, workdir) for job in jobs]
+        planned['bytes'] = sum(
+            path.stat().st_size
+            for folder in _folders(jobs, workdir / STORE).values()
+            for path in folder.rglob('*')
+            if path.is_file()
+        )
+        study = {'name': config.name, 'command': command, 'banner': banner, 'plan': planned}
+        study |= collect.assemble(config, axes_of(config), finished)
         write_study(workdir, study)
         return study
 
@@ -95,73 +105,58 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
     return study
 
 
-def plan_jobs(config: ConfigDict, data: PreparedData, workdir: pathlib.Path) -> list[Job]:
+def plan_jobs(config: ConfigDict, workdir: pathlib.Path) -> list[Job]:
     """All runs in an order in which shared stages come first; UserError for what cannot run."""
-    devices = parallel.data_mesh().size
-    names = list(dict.fromkeys(config.curricula))
-    if IMAGENET in names and not config.imagenet_weights:
-        names.remove(IMAGENET)
+    axes, devices = axes_of(config), parallel.data_mesh().size
+    layout_of(config, axes)
+    comparison.check(config.compare, axes)
+    grid = cells(axes, config.seeds)
+    stages = dict.fromkeys(
+        stage for cell in grid for stage in cell.overrides.get(CURRICULUM, config.run.curriculum)
+    )
+    configs = [run_config(config.run, cell, stages) for cell in grid]
     jobs = []
-    for class_set in config.class_sets:
-        for region in config.regions:
-            for seed in config.seeds:
-                for name in names:
-                    jobs.append(_job(name, region, class_set, seed, config, workdir))
-    if not jobs:
-        raise UserError('The study is empty: list curricula, regions, class_sets and seeds.')
-    planned = []
-    for job in jobs:
+    sets = opened(configs)
+    for cell, each in zip(grid, configs, strict=True):
+        each.store = str(workdir / STORE)
         try:
-            plan = make_plan(job.config, data, devices)
+            plan = make_plan(each, next(sets), devices)
         except UserError as error:
-            raise UserError(f'{job.title}: {error}') from None
-        planned.append(dataclasses.replace(job, plan=plan))
-    return planned
+            raise UserError(f'{cell.title}: {error}') from None
+        jobs.append(Job(cell, tuple(each.curriculum), plan, workdir / RUNS / cell.folder))
+    return jobs
 
 
-def _job(name: str, region: str, class_set: str, seed: int, config, workdir) -> Job:
-    """A run of the study, not planned yet."""
-    tasks = () if name in (SCRATCH, IMAGENET) else tuple(name.split('_'))
-    each = ConfigDict(config.run.to_dict())
-    unknown = [task for task in tasks if task not in each.stage or task == CLASSIFIER]
-    if unknown or len(set(tasks)) < len(tasks):
-        raise UserError(
-            f'{name!r} in --config.curricula is not understood: join different pretext tasks by _ '
-            f'({", ".join(t for t in each.stage if t != CLASSIFIER)}), or write scratch or '
-            'imagenet.'
-        )
-    each.curriculum, each.seed, each.data.region = tasks, seed, region
-    each.data.classes = () if class_set == ALL else tuple(class_set.split('/'))
-    each.backbone.weights = config.imagenet_weights if name == IMAGENET else ''
-    each.stage = ConfigDict({task: each.stage[task] for task in (*tasks, CLASSIFIER)})
-    each.store = str(workdir / STORE)
-    folder = workdir / 'runs' / f'{region}-{class_set.replace("/", "-")}' / f'{name}-seed{seed}'
-    return Job(name, tasks, region, class_set, seed, each, None, folder)
+def opened(configs: Iterable[ConfigDict]) -> Iterator[dict[str, PreparedSet]]:
+    """The prepared sets of every config; configs that read the same ones share them."""
+    found = {}
+    for each in configs:
+        settings = read_config(each)
+        data = settings.run.data
+        what = data.dir, data.size, data.masks, needed_sets(settings)
+        if what not in found:
+            found[what] = open_sets(each)
+        yield found[what]
 
 
-def count_stages(jobs: list[Job], store: pathlib.Path) -> dict:
-    """Numbers of curricula, runs and stages, and the time that the rest will take (None: unknown).
+def _folders(jobs: Iterable[Job], store: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Key of every stage -> its folder when it is finished."""
+    stages = {stage.key: stage for job in jobs for stage in job.plan.stages}
+    return {key: StageDirectory(store, s.name, key).finished for key, s in stages.items()}
 
-    A rate is that of the finished stages of the same task in this store.
-    """
+
+def count_stages(jobs: Sequence[Job], store: pathlib.Path) -> dict:
+    """Numbers of runs and stages, and the time that the rest will take (None: unknown)."""
     stages = [stage for job in jobs for stage in job.plan.stages]
     distinct = {stage.key: stage for stage in stages}
-    missing = [
-        s for s in distinct.values() if not StageDirectory(store, s.name, s.key).finished.is_dir()
-    ]
-    rates = {}
-    for path in store.glob(f'*/{MANIFEST}'):
-        manifest = json.loads(path.read_text())
-        if manifest['images_per_second']:
-            rates.setdefault(manifest['task'], []).append(manifest['images_per_second'])
-    known = all(stage.name in rates for stage in missing)
+    folders = _folders(jobs, store)
+    missing = [stage for key, stage in distinct.items() if not folders[key].is_dir()]
+    rates = rates_of(store)
+    known = all(stage.kind in rates for stage in missing)
     seconds = sum(
-        COMPILE_SECONDS + _images(stage) / float(np.median(rates[stage.name]))
-        for stage in missing
-        if stage.name in rates
+        COMPILE_SECONDS + _images(stage) / rates[stage.kind] for stage in missing if known
     )
     return {
-        'curricula': len({job.name for job in jobs}),
         'runs': len(jobs),
         'stages': len(stages),
         'distinct': len(distinct),
@@ -169,28 +164,41 @@ def count_stages(jobs: list[Job], store: pathlib.Path) -> dict:
         'trained': len(missing),
         'found': len(distinct) - len(missing),
         'estimated_seconds': round(seconds, 1) if known else None,
-        'missing': sorted({f'{stage.name}-{stage.key}' for stage in missing}),
+        'missing': sorted(folders[stage.key].name for stage in missing),
     }
+
+
+def rates_of(store: pathlib.Path) -> dict[str, float]:
+    """Images per second of each task: the median of the finished stages in this store."""
+    found: dict[str, list[float]] = {}
+    for path in store.glob(f'*/{BUNDLE}'):
+        # What cannot be read is told by the run that needs it.
+        with contextlib.suppress(Damaged, UserError, OSError):
+            told = read_description(path.parent)
+            if told['images_per_second']:
+                found.setdefault(told['task'], []).append(told['images_per_second'])
+    return {task: float(np.median(rates)) for task, rates in found.items()}
 
 
 def _images(stage) -> int:
     """Images that the stage is trained on, those of its search included (at most)."""
     searched = 0
     if stage.search:
-        searched = sum(stage.search.epochs * trial.facts.images for trial in stage.search.trials)
+        epochs = stage.search.settings.epochs
+        searched = sum(epochs * trial.facts.images for trial in stage.search.trials)
     return stage.total_steps * stage.facts.batch_size + searched
 
 
-def announce(config: ConfigDict, jobs: list[Job], planned: dict, store: pathlib.Path) -> None:
+def announce(config: ConfigDict, jobs: Sequence[Job], planned: dict, store: pathlib.Path) -> None:
     """The plan, before anything trains."""
+    sizes = ' x '.join(f'{len(axis.levels)} {axis.name}' for axis in axes_of(config))
     print(
-        f'{planned["curricula"]} curricula, {len(config.regions)} region(s), '
-        f'{len(config.class_sets)} set(s) of classes, {len(config.seeds)} seed(s): '
+        f'{sizes} x {len(set(config.seeds))} seed(s): '
         f'{planned["runs"]} runs of {planned["stages"]} stages, {planned["distinct"]} of them '
         f'distinct ({planned["shared"]} trainings saved by sharing); {planned["found"]} found '
         f'finished in {store}, {planned["trained"]} to train.'
     )
-    if IMAGENET in config.curricula and not config.imagenet_weights:
+    if IMAGENET in config.axes.get(CURRICULUM, ()) and not config.imagenet_weights:
         print(
             'The curriculum imagenet is left out: name its weights '
             "(--config.imagenet_weights=FILE.safetensors, torchvision's names)."
@@ -200,84 +208,41 @@ def announce(config: ConfigDict, jobs: list[Job], planned: dict, store: pathlib.
         print('Estimated time: unknown until a stage of each task has been trained in this store.')
     elif planned['trained']:
         print(f'Estimated time: {seconds / 60:.0f} minutes for one process.')
-    for note in sorted({f'  {s.name}: {n}' for j in jobs for s in j.plan.stages
-                        for n in j.plan.notes[s.name]}):  # fmt: skip
-        print(note)
-    sys.stdout.flush()
+    notes = {
+        f'  {stage}: {note}'
+        for job in jobs
+        for stage, of_stage in job.plan.notes.items()
+        for note in of_stage
+    }
+    print(*sorted(notes), sep='\n', flush=True)
 
 
-def work_through(jobs: list[Job], banner: str, command: str) -> None:
+def work_through(jobs: Sequence[Job], banner: str, command: str) -> None:
     """Runs every job, those first that no other process is at work on."""
     waiting, done = list(jobs), 0
     while waiting:
         busy = []
         for job in waiting:
-            print(f'\n=== {done + 1} of {len(jobs)}: {job.title} ===', flush=True)
+            print(f'\n=== {done + 1} of {len(jobs)}: {job.cell.title} ===', flush=True)
             try:
-                results = curriculum.run(job.config, job.workdir, banner, command)
+                results = curriculum.run(job.plan, job.workdir, banner, command)
             except Busy as reason:
                 print(f'Left for later: {reason}', flush=True)
                 busy.append(job)
                 continue
             done += 1
-            accuracy = results['test']['balanced_accuracy']['value']
-            print(f'balanced accuracy {100 * accuracy:.1f} %', flush=True)
+            print(collect.headline_of(results), flush=True)
         if len(busy) == len(waiting):
             print(f'{len(busy)} runs wait for other processes.', flush=True)
             time.sleep(WAIT_SECONDS)
         waiting = busy
 
 
-def assemble(
-    config: ConfigDict, data: PreparedData, jobs: list[Job], planned: dict, banner: str,
-    command: str, workdir: pathlib.Path,
-) -> dict:  # fmt: skip
-    """study.json: see cxr_jax.report.study_writer."""
-    runs = [_run_row(job, workdir) for job in jobs]
-    tables = [row | {'predictions': _predictions(job)} for row, job in zip(runs, jobs, strict=True)]
-    means = summarise(tables, config.run.eval.resamples, config.run.seed)
-    single = {
-        (mean['region'], mean['class_set'], mean['name']): mean['balanced_accuracy']['value']
-        for mean in means
-        if mean['kind'] == 'single'
-    }
-    pretext = sorted({task for job in jobs for task in job.tasks})
-    for row in runs:
-        place = row['region'], row['class_set']
-        alone = {task: single.get((*place, task)) for task in pretext}
-        row['label'] = label_order(row['tasks'], alone, pretext)
-    return {
-        'name': config.name,
-        'command': command,
-        'banner': banner,
-        'classes': list(data.classes),
-        'data': json.loads((jobs[0].workdir / RESULTS_FILE).read_text())['data'],
-        'regions': list(config.regions),
-        'seeds': list(config.seeds),
-        'curricula': runs,
-        'means': means,
-        'plan': planned,
-        'comparisons': compare_all(tables, resamples=config.resamples, seed=config.run.seed),
-    }
-
-
-def _run_row(job: Job, workdir: pathlib.Path) -> dict:
-    results = json.loads((job.workdir / RESULTS_FILE).read_text())
-    return {
-        'name': job.name,
-        'tasks': list(job.tasks),
-        'kind': job.kind,
-        'label': '',
-        'region': job.region,
-        'class_set': job.class_set,
-        'seed': job.seed,
-        'directory': str(job.workdir.relative_to(workdir)),
-        **{key: results[key] for key in ('test', 'attention', 'boxes', 'stages')},
-        'searches': [stage['search'] for stage in results['stages'] if stage['search']],
-    }
-
-
-def _predictions(job: Job) -> dict:
-    with np.load(job.workdir / curriculum.PREDICTIONS_FILE) as table:
-        return dict(table)
-
+def read(job: Job, study: pathlib.Path) -> Finished:
+    """What the run of a cell left in its folder, below that of the study."""
+    results, table = json.loads((job.workdir / RESULTS_FILE).read_text()), None
+    if results['test']:
+        with np.load(job.workdir / PREDICTIONS_FILE) as arrays:
+            table = {name: x for name, x in arrays.items() if name != 'names'}
+    directory = job.workdir.relative_to(study).as_posix()
+    return Finished(job.cell, job.tasks, directory, results, table)

@@ -112,7 +112,7 @@ class Readout(Task):
     Encoder and head train together; what a subclass adds is the meaning of the logits.
     """
 
-    augment: Augmentation = Augmentation()
+    augment: Augmentation = Augmentation()  # of the training images
     outputs: int = derived(0)  # names of the target
 
     needs: ClassVar[tuple[str, ...]] = ('label',)

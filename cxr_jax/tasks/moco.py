@@ -41,13 +41,14 @@ class MoCo(Task):
 
     queue_size: Auto = setting(65536, at_least=1)  # keys; auto = multiple of the batch in the data
     momentum: float = setting(0.999, at_least=0, at_most=1)  # of the key encoder
-    temperature: float = setting(0.2, above=0)
+    temperature: float = setting(0.2, above=0)  # of the softmax over similarities
     # Width of the projector's hidden layer: auto = the encoder's features.
     hidden: Auto = setting('auto', at_least=1)
     features: int = setting(128, at_least=1)  # width of the embedding
     # Virtual batch-norm groups of the key encoder, over permuted keys: shuffling BN that does not
     # depend on the number of devices (8 GPUs in the paper). 1 = none, as the reference study's one.
     key_groups: int = setting(8, at_least=1)
+    # Of both views.
     augment: Augmentation = Augmentation(crop_scale=(0.2, 1.0), jitter=0.8, blur=0.5)
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector')
@@ -56,11 +57,6 @@ class MoCo(Task):
 
     def resolve(self, facts):
         rows, reason = queue_rows('queue_size', self.queue_size, 65536, facts)
-        if rows < facts.batch_size:
-            raise UserError(
-                f'queue_size={rows}: MoCo needs a queue of at least one batch '
-                f'({facts.batch_size}); use auto.'
-            )
         groups, devices, batch = self.key_groups, facts.devices, facts.batch_size
         if groups > 1 and (batch % groups or batch // groups < 2 or groups % devices):
             raise UserError(

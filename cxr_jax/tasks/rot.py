@@ -19,7 +19,7 @@ TURNS = 4
 class Rotation(Task):
     """All four rotations of one augmented crop, so a batch of B images trains 4B samples."""
 
-    augment: Augmentation = Augmentation()
+    augment: Augmentation = Augmentation()  # of the crop, before it is turned
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'accuracy'

@@ -64,6 +64,7 @@ class SwAV(Task):
     features: int = setting(128, at_least=1)  # width of the embedding
     small_crops: int = setting(6, at_least=0)  # per image, beside the two large ones
     small_size: int = setting(96, at_least=1)  # pixels of a small crop
+    # Of every crop; the area is that of a large one.
     augment: Augmentation = Augmentation(
         crop_scale=(0.14, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, blur=0.5
     )

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
@@ -23,6 +23,7 @@ from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.stage import Stage, stage_seed
 from cxr_jax.train.step import make_train_step
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.sampler import Sampler
 
 LOG_STEPS = 10  # steps between two fetches of metrics from the devices
 
@@ -189,7 +190,8 @@ class _Loop:
                     # A state is saved only after the losses up to it are known to be finite.
                     self._fetch()
                 if epoch_ends:
-                    state = _between(self._training, state, i // per_epoch)
+                    if i < self._stage.total_steps:
+                        state = _between(self._training, state, i // per_epoch)
                     for monitor in self._training.monitors:
                         monitor(i // per_epoch, state)
                 if saving:
@@ -210,13 +212,12 @@ class _Loop:
                 own.append({'step': step} | {k: float(v[number]) for k, v in found.items()})
         self._pending.clear()
         for own, log in zip(rows, self._logs, strict=True):
-            for row in own:
-                self._last = row
-                finite = math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])
-                if not finite and not self._training.together:
-                    raise NotFinite(self._advice())
-            if own:
-                log.write(own, own[-1]['step'] / self._stage.facts.steps_per_epoch)
+            finite = list(itertools.takewhile(_is_finite, own))
+            if finite:
+                log.write(finite, finite[-1]['step'] / self._stage.facts.steps_per_epoch)
+            self._last = own[min(len(finite), len(own) - 1)] if own else self._last
+            if len(finite) < len(own) and not self._training.together:
+                raise NotFinite(self._advice())
 
     def _save(self, state, wait: bool) -> None:
         # The losses are those before the last update, which may itself have left their range.
@@ -236,6 +237,10 @@ class _Loop:
             f'warm-up (--config.stage.{name}.optimizer.warmup_epochs=1). What was saved before '
             f'that is finite and kept in {self._training.directories[0] / "checkpoints"}.'
         )
+
+
+def _is_finite(row: dict) -> bool:
+    return math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])
 
 
 def _save_alone(training: Training, state) -> None:

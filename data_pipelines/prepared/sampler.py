@@ -44,21 +44,24 @@ class Sampler:
         """The numbers of the images in the corpus, int32 [B]."""
         first = batch * self.batch_size
         draw = self._uniform if self.balance == 'none' else self._balanced
-        return np.array([draw(first + k) for k in range(self.batch_size)], np.int32)
+        return np.array(draw(range(first, first + self.batch_size)), np.int32)
 
-    def _uniform(self, place: int) -> int:
-        epoch, place = divmod(place, len(self.corpus))
-        return _shuffled(place, len(self.corpus), self.seed + epoch)
+    def _uniform(self, places: range) -> list[int]:
+        n, seed = len(self.corpus), self.seed
+        return [_shuffled(place % n, n, seed + place // n) for place in places]
 
-    def _balanced(self, place: int) -> int:
+    def _balanced(self, places: range) -> list[int]:
         members, starts = self._groups
-        groups = len(starts) - 1
-        turn, place = divmod(place, groups)
-        group = _shuffled(place, groups, zlib.crc32(f'{self.seed}/round {turn}'.encode()))
-        n = int(starts[group + 1] - starts[group])
-        epoch, place = divmod(turn, n)
-        seed = zlib.crc32(f'{self.seed}/group {group}/{epoch}'.encode())
-        return int(members[starts[group] + _shuffled(place, n, seed)])
+        groups, rows = len(starts) - 1, []
+        for place in places:
+            turn, place_in_round = divmod(place, groups)
+            seed = zlib.crc32(f'{self.seed}/round {turn}'.encode())
+            group = _shuffled(place_in_round, groups, seed)
+            n = int(starts[group + 1] - starts[group])
+            epoch, place_in_group = divmod(turn, n)
+            seed = zlib.crc32(f'{self.seed}/group {group}/{epoch}'.encode())
+            rows.append(int(members[starts[group] + _shuffled(place_in_group, n, seed)]))
+        return rows
 
     @functools.cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:

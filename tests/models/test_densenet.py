@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax.models.densenet import SMALLEST_IMAGE, DenseNet
-from cxr_jax.models.encoder import DEPTHS, build_network, feature_width, network_name
+from cxr_jax.models.resnet import ResNet
 from cxr_jax.models.torch_names import load_weights
 from data_pipelines.errors import UserError
 from tests import numpy_layers as plain
@@ -62,7 +62,8 @@ def random_tensors():
 
 
 def reference(tensors, x, train):
-    """torchvision's forward pass up to the last ReLU; x [B, C, H, W] in float64."""
+    """Maps of torchvision's blocks, the last one after the last ReLU; x [B, C, H, W] in float64."""
+    maps = []
 
     def norm_relu(x, name):
         return plain.relu(plain.batch_norm(x, tensors, f'features.{name}', train))
@@ -77,10 +78,11 @@ def reference(tensors, x, train):
             y = conv(norm_relu(x, f'{name}.norm1'), f'{name}.conv1')
             y = conv(norm_relu(y, f'{name}.norm2'), f'{name}.conv2', 1, 1)
             x = np.concatenate([x, y], axis=1)
+        maps.append(x)
         if i < 4:
             x = conv(norm_relu(x, f'transition{i}.norm'), f'transition{i}.conv')
             x = plain.average_pool(x, 2)
-    return norm_relu(x, 'norm5')
+    return [*maps[:-1], norm_relu(x, 'norm5')]
 
 
 def shapes_of(network, channels=3, size=64):
@@ -113,21 +115,23 @@ def test_number_of_parameters():
 
 @pytest.mark.parametrize('train', [False, True])
 def test_agrees_with_plain_numpy(weights, train):
-    """From the file's names to the feature map, in float64; in training two groups of two images,
+    """From the file's names to every block's map, in float64; in training two groups of two images,
     each with batch statistics of its own."""
     images = np.random.default_rng(1).normal(size=(4, 3, 64, 72))
     groups = 2 if train else 1
     halves = [reference(random_tensors(), part, train) for part in np.split(images, groups)]
     with jax.enable_x64(True):
         network = DenseNet(WIDTH, dtype=jnp.float64)
-        features, _ = jax.jit(
+        maps, _ = jax.jit(
             lambda variables, x: network.apply(
                 variables, x, train=train, groups=groups, mutable=['batch_stats']
             )
         )(load(weights), jnp.asarray(images.transpose(0, 2, 3, 1)))
-    assert features.shape == (4, 2, 2, network.feature_width)
-    expected = np.concatenate(halves).transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(features, expected, rtol=1e-6, atol=1e-6 * expected.max())
+    assert tuple(maps) == network.stages
+    assert maps['block4'].shape == (4, 2, 2, network.feature_width)
+    for found, parts in zip(maps.values(), zip(*halves, strict=True), strict=True):
+        expected = np.concatenate(parts).transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * expected.max())
 
 
 def test_folded_stem(weights):
@@ -142,11 +146,11 @@ def test_folded_stem(weights):
 def test_refused_weights(weights, tmp_path):
     """A ResNet's model, then a renamed, a misshapen and a surplus leaf: every one is listed."""
     with pytest.raises(UserError) as error:
-        load(weights, network=build_network(18, WIDTH))
+        load(weights, network=ResNet(18, WIDTH))
     text = str(error.value)
     assert 'conv1.weight: in the file missing, in the model (8, 3, 7, 7)' in text
     assert 'classifier.bias: in the file (1000,), not in the model' in text
-    leaves = len(jax.tree.leaves(shapes_of(build_network(18, WIDTH))))
+    leaves = len(jax.tree.leaves(shapes_of(ResNet(18, WIDTH))))
     assert f'{leaves + len(torchvision_shapes(8, 4))} leaves differ' in text
 
     tensors = dict(random_tensors())
@@ -166,19 +170,9 @@ def test_refused_weights(weights, tmp_path):
     assert 'fc.bias: in the file (7,), not in the model' in text
 
 
-def test_feature_width_of_every_depth():
-    assert [feature_width(d, 64) for d in DEPTHS] == [512, 512, 2048, 2048, 1024]
-    assert [network_name(d) for d in DEPTHS[3:]] == ['ResNet-101', 'DenseNet-121']
-    for depth, width in ((18, 7), (121, 1), (121, 8)):
-        network = build_network(depth, width)
-        init = functools.partial(network.init_with_output, train=True)
-        output, _ = jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, 32, 32, 1)))
-        assert output.shape == (2, 1, 1, feature_width(depth, width))
-
-
 def test_smallest_image():
     shapes_of(DenseNet(WIDTH), size=SMALLEST_IMAGE)
-    with pytest.raises(UserError, match='28 x 28 pixels; give it 29'):
+    with pytest.raises(UserError, match='28 x 28 pixels; give it 29.*encoder.name=resnet18'):
         shapes_of(DenseNet(WIDTH), size=SMALLEST_IMAGE - 1)
     # 29 px are the fewest of which the reference has a pixel left after its five halvings.
     for size, left in ((SMALLEST_IMAGE, 1), (SMALLEST_IMAGE - 1, 0)):

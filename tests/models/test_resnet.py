@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from cxr_jax.store import trees
 from cxr_jax.tasks.rot import Rotation
 from data_pipelines.errors import UserError
 from tests.conftest import GOLDEN
-from tests.tasks.one_step import CONTRACT, first_state, make_views, random_batch, run_loss
+from tests.tasks.one_step import CONTRACT, compiled_loss, first_state, make_views, random_batch
 
 
 def load(depth, channels=3):
@@ -194,8 +196,16 @@ def test_batch_norm_of_bfloat16_is_computed_in_float32():
 def test_bfloat16_step_keeps_state_and_losses_in_float32():
     encoder = build_encoder(EncoderSettings('resnet18', 8, dtype='bfloat16'), CONTRACT)
     task = Rotation(image_size=24)
-    batch = random_batch(task)
+    views = jax.eval_shape(lambda: make_views(task, random_batch(task)))
     state = jax.eval_shape(lambda: vars(first_state(task, encoder)))
-    views = jax.eval_shape(lambda: make_views(task, batch))
-    print(state, views)
-    assert encoder and run_loss
+    params = state.pop('params')
+    results = jax.eval_shape(compiled_loss(task, encoder), params, state, views)
+    (loss, gradients, batch_stats, _, metrics), embeddings = results
+    assert trees.leaf_table(gradients) == trees.leaf_table(params)
+    assert trees.leaf_table(batch_stats) == trees.leaf_table(state['batch_stats'])
+    everything = jax.tree.leaves((params, batch_stats, loss, metrics, embeddings))
+    assert {x.dtype for x in everything} == {jnp.dtype('float32')}
+    variables = {'params': params['encoder'], 'batch_stats': batch_stats['encoder']}
+    apply = functools.partial(encoder.network.clone(axis_name=None).apply, train=False)
+    maps = jax.eval_shape(apply, variables, jnp.zeros((4, 32, 32, 1)))
+    assert {m.dtype for m in maps.values()} == {jnp.dtype('bfloat16')}

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr_jax.views.region import prepare_images
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.data import Records, open_prepared
-from data_pipelines.prepared.loader import eval_batches, train_batches
+from data_pipelines.prepare import prepare
+from data_pipelines.prepared.data import SPLITS, open_prepared
+from data_pipelines.prepared.loader import eval_batches, train_batches, whole
 from data_pipelines.prepared.lung_quality import Quality, checked, two_largest
 from data_pipelines.prepared.mask_store import open_masks
 from data_pipelines.prepared.masks import write_masks
-from data_pipelines.preparing.splits import assign_folds
+from data_pipelines.prepared.sampler import Sampler
 
 R = 100
 
@@ -69,127 +69,124 @@ def test_what_is_no_pair_of_lungs_is_rejected(mask, word):
     assert word in checked(mask, Quality())[1]
 
 
-def test_folds_keep_patients_together_and_are_even():
-    patients = [f'p{k}' for k in (3, 1, 3, 2, 9, 1, 4, 5, 7, 3)]
-    fold = assign_folds(patients, 3)
-    by_patient = {p: set(fold[np.array(patients) == p]) for p in patients}
-    assert all(len(folds) == 1 for folds in by_patient.values())
-    counts = np.bincount([next(iter(folds)) for folds in by_patient.values()])
-    assert counts.tolist() == [3, 2, 2]
+SIZE, IMAGES = 40, 48
 
 
 @pytest.fixture(scope='module')
-def prepared(tiny_data, tmp_path_factory):
-    """A copy of the tiny set that sidecars may be written into."""
+def prepared(tmp_path_factory):
+    """A set that sidecars may be written into."""
     folder = tmp_path_factory.mktemp('sidecar')
-    shutil.copytree(tiny_data.directory, folder / tiny_data.name / tiny_data.directory.name)
-    return open_prepared(folder, tiny_data.name, tiny_data.size)
+    return prepare('synthetic_cxr', None, folder, SIZE, images=IMAGES, processes=1)
 
 
 @pytest.fixture(scope='module')
-def drawn(prepared):
-    """(ids, masks): plausible ellipses of varying size; every seventh image has one lung only."""
-    ids, masks = [], []
-    for split in prepared.counts:
-        for image_id in Records(prepared, split, ('image_id',)).column('image_id'):
-            height = 0.4 + 0.01 * (len(ids) % 20)
-            left = ellipse(0.3, 0.5, 0.25, height, prepared.size)
-            right = ellipse(0.7, 0.5, 0.25, height, prepared.size)
-            masks.append(left if len(ids) % 7 == 3 else left | right)
-            ids.append(str(image_id))
-    return ids, masks
+def drawn():
+    """Plausible ellipses of varying size; every seventh image has one lung only."""
+    masks = []
+    for k in range(IMAGES):
+        height = 0.4 + 0.01 * (k % 20)
+        left, right = (ellipse(x, 0.5, 0.25, height, SIZE) for x in (0.3, 0.7))
+        masks.append(left if k % 7 == 3 else left | right)
+    return masks
 
 
 @pytest.fixture(scope='module')
 def card(prepared, drawn):
-    return write_masks(prepared, 'drawn', *drawn, {'model': 'ellipses'})
+    return write_masks(prepared, 'drawn', iter(drawn), {'model': 'ellipses'})
 
 
 @pytest.fixture(scope='module')
 def with_masks(prepared, card):
-    return open_prepared(prepared.directory.parents[1], prepared.name, prepared.size, 'drawn')
+    return open_prepared(prepared.data_dir, prepared.name, prepared.size, 'drawn')
 
 
-def split_rows(prepared, data):
-    """{split: (numbers of the kept images counted through all splits, first number)}."""
-    first, result = 0, {}
-    for split, n in prepared.counts.items():
-        numbers = np.arange(first, first + n)
-        result[split] = numbers[numbers % 7 != 3]
-        first += n
-    return result
+KEPT = np.array([k for k in range(IMAGES) if k % 7 != 3])
 
 
 def test_accepted_masks_come_back_through_the_loader(prepared, with_masks, drawn):
-    ids, masks = drawn
-    assert with_masks.has_lung_masks
-    for split, numbers in split_rows(prepared, with_masks).items():
-        batches = list(eval_batches(with_masks, split, 5))
+    assert with_masks.rows.tolist() == KEPT.tolist() and prepared.rows.tolist() == [*range(IMAGES)]
+    for split in (None, 'train', 'test'):
+        corpus = with_masks.corpus(split)
+        rows = KEPT if split is None else KEPT[prepared.index.split[KEPT] == split]
+        assert corpus.has_lung_masks and len(corpus) == len(rows)
+        batches = list(eval_batches(corpus, 5))
         found = {
             name: np.concatenate([batch[name][batch['valid']] for batch in batches])
-            for name in ('image_id', 'lung_mask', 'has_lung_mask', 'image', 'label')
+            for name in ('image_id', 'lung_mask', 'has_lung_mask', 'image')
         }
-        assert found['image_id'].tolist() == [ids[k] for k in numbers]
-        np.testing.assert_array_equal(found['lung_mask'][..., 0], [masks[k] for k in numbers])
+        assert found['image_id'].tolist() == prepared.index.image_id[rows].tolist()
+        np.testing.assert_array_equal(found['lung_mask'][..., 0], [drawn[k] for k in rows])
+        np.testing.assert_array_equal(found['image'], whole(prepared.corpus())['image'][rows])
         assert found['has_lung_mask'].all() and found['lung_mask'].dtype == np.uint8
-        assert with_masks.counts[split] == len(numbers)
-        counted = np.bincount(found['label'], minlength=len(prepared.classes)).tolist()
-        assert with_masks.class_counts[split] == counted
-    batch = next(train_batches(with_masks, 'train', 4, 0, masks=True))
-    known = {mask.astype(np.uint8).tobytes() for mask in masks}
-    assert all(mask.tobytes() in known for mask in batch['lung_mask'])
+    corpus = with_masks.corpus('train')
+    batches = train_batches(corpus, Sampler(corpus, 4, 0), fields=('lung_mask', 'row'))
+    batch, rows = next(batches), KEPT[prepared.index.split[KEPT] == 'train']
+    for mask, row in zip(batch['lung_mask'], batch['row'], strict=True):
+        np.testing.assert_array_equal(mask[..., 0], drawn[rows[row]])
 
 
-def test_rejected_images_are_listed_and_counted(prepared, card, drawn):
-    ids = drawn[0]
-    folder = prepared.directory / 'masks' / 'drawn'
+def test_rejected_images_are_listed_and_counted(prepared, card):
+    folder, index = prepared.directory / 'masks' / 'drawn', prepared.index
     with (folder / 'rejected.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
-    assert [row['image_id'] for row in rows] == ids[3::7]
+    assert [row['image_id'] for row in rows] == index.image_id[3::7].tolist()
+    assert [row['split'] for row in rows] == index.split[3::7].tolist()
     assert {row['reason'] for row in rows} == set(card['reasons'])
     stored = json.loads((folder / 'card.json').read_text())
     assert stored == card and stored['origin'] == {'model': 'ellipses'}
-    for part in ('accepted', 'rejected'):
-        for counts in card[part].values():
-            assert counts['images'] == sum(counts['classes'])
-    total = sum(c['images'] for part in ('accepted', 'rejected') for c in card[part].values())
-    assert total == len(ids) and (folder / 'contact_sheet.png').stat().st_size > 10_000
+    accepted = np.isin(np.arange(IMAGES), KEPT)
+    for part, where in (('accepted', accepted), ('rejected', ~accepted)):
+        for split, counts in card[part].items():
+            own = where & (index.split == split)
+            shown = (index.labels[own] == 1).sum(0).tolist()
+            assert counts == {'images': own.sum(), 'names': shown}
+    assert card['names'] == list(prepared.names) and set(card['accepted']) == set(SPLITS)
+    assert (folder / 'contact_sheet.png').stat().st_size > 10_000
 
 
-def test_statistics_are_those_of_the_regions_on_the_device(with_masks):
-    gray = with_masks.statistics['full']['mean']
-    batches = list(eval_batches(with_masks, 'train', with_masks.counts['train']))
-    for region in ('full', 'lungs_black', 'lungs_gray', 'background'):
-        pixels = np.asarray(prepare_images(batches[0], region, gray), np.float64)
-        contract = with_masks.contract(region)
-        assert contract['mean'] == pytest.approx(pixels.mean(), abs=1e-6)
-        assert contract['std'] == pytest.approx(pixels.std(), abs=1e-6)
+def test_statistics_are_those_of_the_new_masks(with_masks, drawn):
+    corpus = with_masks.corpus('train')
+    x = whole(corpus)['image'][..., 0] / 255
+    lungs = np.stack([drawn[k] for k in corpus.parts[0][1]])
+    regions = {
+        'full': x,
+        'lungs_black': np.where(lungs, x, 0),
+        'lungs_gray': np.where(lungs, x, x.mean()),
+        'background': np.where(lungs, 0, x),
+    }
+    for region, pixels in regions.items():
+        found = corpus.statistics(region)
+        assert found['mean'] == pytest.approx(pixels.mean(), rel=1e-9)
+        assert found['std'] == pytest.approx(pixels.std(), rel=1e-9)
 
 
-def test_the_fingerprint_follows_the_masks(prepared, with_masks, drawn, card):
-    ids, masks = drawn
-    again = write_masks(prepared, 'again', ids, masks, {'model': 'the same by another name'})
-    changed = [*masks[:-1], masks[-1] & (np.arange(prepared.size) != 12)]
-    other = write_masks(prepared, 'other', ids, changed, {})
+def test_the_fingerprints_follow_the_masks(prepared, with_masks, drawn, card):
+    again = write_masks(prepared, 'again', drawn, {'model': 'the same by another name'})
+    changed = [*drawn[:-1], drawn[-1] & (np.arange(SIZE) != 12)]
+    other = write_masks(prepared, 'other', changed, {})
     assert again['fingerprint'] == card['fingerprint'] != other['fingerprint']
-    keys = {prepared.with_masks(name).fingerprint for name in ('drawn', 'again', 'other')}
-    assert len(keys) == 2 and prepared.fingerprint not in keys
+    opened = [prepared.with_masks(name) for name in ('drawn', 'again', 'other')]
+    for prints in ([p.fingerprint for p in opened], [p.corpus().fingerprint for p in opened]):
+        assert prints[0] == prints[1] != prints[2]
+    kept = prepared.corpus().take(KEPT)
+    assert len({kept.fingerprint, opened[0].corpus().fingerprint, prepared.fingerprint}) == 3
+    # Of the images whose masks are the same nothing has changed.
+    first = (p.corpus().take(np.arange(5)).fingerprint for p in opened)
+    assert len(set(first)) == 1
 
 
-def test_classes_may_be_chosen_among_the_accepted(with_masks):
-    chosen = with_masks.of_classes(with_masks.classes[:2])
-    assert chosen.counts['train'] == sum(with_masks.class_counts['train'][:2])
-    labels = Records(chosen, 'train', ('label',)).column('label')
-    assert np.bincount(labels).tolist() == chosen.class_counts['train']
-
-
-def test_arranged_splits_count_through_all_records(prepared, drawn):
-    n = sum(prepared.counts.values())
-    numbers = np.random.default_rng(0).permutation(n)[:17]
-    arranged = prepared.arranged({'some': numbers})
-    found = Records(arranged, 'some', ('image_id',)).column('image_id')
-    assert found.tolist() == [drawn[0][k] for k in numbers]
-    assert arranged.counts == {'some': 17} and arranged.fingerprint != prepared.fingerprint
+def test_stored_masks_written_again_are_the_same_corpus(prepared):
+    """The sidecar's sums and hashes are computed as those of the preparation."""
+    truth = whole(prepared.corpus(), ('lung_mask',))['lung_mask'][..., 0]
+    anything = Quality(0, 1, 0, 1, 0, 0, 1, 0, 1)
+    write_masks(prepared, 'truth', truth, {}, anything)
+    opened = prepared.with_masks('truth')
+    # The check fills holes and takes two regions only; most masks have nothing to be cleaned of.
+    same = opened.index.mask_content == prepared.index.mask_content
+    assert same.sum() > IMAGES / 2
+    np.testing.assert_array_equal(opened.index.lung_sums[same], prepared.index.lung_sums[same])
+    part, own = (p.corpus().take(np.isin(p.rows, np.flatnonzero(same))) for p in (opened, prepared))
+    assert part.fingerprint == own.fingerprint
 
 
 def test_missing_stale_and_damaged_masks_are_explained(prepared, with_masks):
@@ -210,9 +207,10 @@ def test_missing_stale_and_damaged_masks_are_explained(prepared, with_masks):
 
 
 def test_hopeless_masks_and_names_are_refused(prepared, drawn):
-    ids, masks = drawn
     with pytest.raises(UserError, match='no lung found'):
-        write_masks(prepared, 'empty', ids, [0 * mask for mask in masks], {})
+        write_masks(prepared, 'empty', [0 * mask for mask in drawn], {})
     assert not (prepared.directory / 'masks' / 'empty').exists()
     with pytest.raises(UserError, match='cannot name'):
-        write_masks(prepared, '../x', ids, masks, {})
+        write_masks(prepared, '../x', drawn, {})
+    with pytest.raises(ValueError, match='shorter|argument'):
+        write_masks(prepared, 'few', drawn[:-1], {})

@@ -6,7 +6,10 @@ from PIL import Image
 
 from data_pipelines.datasets import image_folder, siim_covid19
 from data_pipelines.errors import UserError
-from data_pipelines.prepare import prepare
+from data_pipelines.prepare import main, prepare
+from data_pipelines.prepared.corpus import LeftOut
+from data_pipelines.prepared.data import open_prepared
+from data_pipelines.prepared.target import target_of
 from tests.siim_tree import (
     prepare_siim,
     stored_records,
@@ -24,10 +27,11 @@ def test_flat_folder_has_no_labels_and_no_patients(tmp_path, capsys):
         write_png(tmp_path / 'raw' / f'{value}.png', 20 * value)
     write_png(tmp_path / 'raw' / 'copy.png', 20)
     prepared = prepare('image_folder', tmp_path / 'raw', tmp_path / 'data', size=8, processes=1)
-    assert prepared.classes == () and prepared.class_counts['train'] == []
-    assert not prepared.has_patient_ids and not prepared.has_lung_masks
-    assert list(prepared.statistics) == ['full']
-    assert {record['label'] for record in stored_records(prepared)} == {-1}
+    assert prepared.names == () and prepared.card['name_counts']['train'] == []
+    assert not prepared.corpus().describe()['has_patient_ids']
+    assert not prepared.index.has_mask.any()
+    assert list(prepared.card['statistics']) == ['full']
+    assert {record['labels'].shape for record in stored_records(prepared)} == {(0,)}
     assert 'No patient id is known for 10 of 10' in prepared.card['warnings'][0]
     assert 'No patient id' in (prepared.directory / 'card.md').read_text()
     assert prepared.card['duplicates']['extra_copies'] == 1
@@ -49,11 +53,11 @@ def test_class_folders_with_metadata(tmp_path):
         'file,finding,x,y,w,h\nimages/b/1.png,Mass,1,2,3,4.5\n'
     )
     listing = image_folder.list_items(tmp_path)
-    assert listing.classes == ('a', 'b')
+    assert listing.names == ('a', 'b') and listing.exclusive
     assert [item.relative for item in listing.items] == [
         'images/a/3.jpg', 'images/b/1.png', 'images/b/2.PNG',
     ]  # fmt: skip
-    assert [item.label for item in listing.items] == [0, 1, 1]
+    assert [item.labels for item in listing.items] == [(1, 0), (0, 1), (0, 1)]
     full = listing.items[1]
     assert (full.patient, full.sex, full.age, full.view) == ('P1', 'F', 61, 'AP Supine')
     assert full.lung_mask == tmp_path / 'lung_masks/1.png'
@@ -89,6 +93,127 @@ def test_image_folder_mistakes(tmp_path):
         image_folder.list_items(tmp_path)
 
 
+def write_folder(root, rows, header='file,label'):
+    """A flat folder whose images 0.png, 1.png, .. differ, with `rows` of the csv for them."""
+    for k in range(len(rows)):
+        write_png(root / f'{k}.png', 3 * k)
+    lines = [f'{k}.png,{row}' for k, row in enumerate(rows)]
+    (root / 'metadata.csv').write_text('\n'.join([header, *lines, '']))
+
+
+def test_a_bar_in_the_column_label_makes_findings_of_classes(tmp_path):
+    write_folder(tmp_path, ['Mass|Effusion', 'Effusion', 'No Finding', '', 'no_finding', 'Mass'])
+    listing = image_folder.list_items(tmp_path)
+    assert listing.names == ('Effusion', 'Mass') and not listing.exclusive
+    found = [item.labels for item in listing.items]
+    assert found == [(1, 1), (1, 0), (0, 0), (), (0, 0), (0, 1)]
+    write_folder(tmp_path, ['Mass', 'Effusion', 'No Finding', '', 'no_finding', 'Mass'])
+    classes = image_folder.list_items(tmp_path)
+    assert classes.names == ('Effusion', 'Mass', 'No Finding', 'no_finding') and classes.exclusive
+    assert [item.labels for item in classes.items][2:4] == [(0, 0, 1, 0), ()]
+    write_folder(tmp_path, ['Mass|No Finding'])
+    with pytest.raises(UserError, match='no finding, and names one'):
+        image_folder.list_items(tmp_path)
+
+
+def test_columns_of_findings_say_each_on_its_own(tmp_path):
+    header = 'file,patient,finding:Mass,finding: Air leak'
+    write_folder(tmp_path, ['p,1,', 'p,0,1.0', 'q,-1,0', 'q,,'], header)
+    listing = image_folder.list_items(tmp_path)
+    assert listing.names == ('Air leak', 'Mass') and not listing.exclusive
+    assert [item.labels for item in listing.items] == [(-2, 1), (1, 0), (0, -1), ()]
+    assert all(item.columns == {} for item in listing.items)
+    for cell in ('2', 'yes', '-2', 'nan'):
+        write_folder(tmp_path, [f'p,{cell},0'], header)
+        with pytest.raises(UserError, match=f"finding:Mass has '{cell}'.*0.png"):
+            image_folder.list_items(tmp_path)
+    write_folder(tmp_path, ['p,1,Mass'], 'file,patient,finding:Mass,label')
+    with pytest.raises(UserError, match='Keep one of the two'):
+        image_folder.list_items(tmp_path)
+
+
+FINDINGS = ['Mass|Effusion', 'Effusion', 'No Finding', '', 'Mass', 'Hernia|Mass'] * 5
+
+
+def test_a_multi_label_set_from_the_csv_to_the_card(tmp_path):
+    rows = [f'{text},p{k},{"PA" if "Mass" in text else "AP"}' for k, text in enumerate(FINDINGS)]
+    write_folder(tmp_path / 'raw', rows, 'file,label,patient,view')
+    prepared = prepare('image_folder', tmp_path / 'raw', tmp_path, size=8, processes=1, name='x-1')
+    assert prepared.names == ('Effusion', 'Hernia', 'Mass') and not prepared.exclusive
+    assert prepared.directory == tmp_path / 'x-1' / '8px' and prepared.name == 'x-1'
+    truth = np.array([
+        [0] * 3 if 'No' in text else [int(name in text) if text else -2 for name in prepared.names]
+        for text in FINDINGS
+    ])  # fmt: skip
+    pixels = {3 * k: row.tolist() for k, row in enumerate(truth)}
+    for record, labels in zip(stored_records(prepared), prepared.index.labels, strict=True):
+        assert pixels[record['image'].max()] == labels.tolist() == record['labels'].tolist()
+    card = prepared.card
+    assert np.sum(list(card['name_counts'].values()), 0).tolist() == (truth == 1).sum(0).tolist()
+    assert all(min(counts) > 0 for counts in card['name_counts'].values()), 'stratified'
+    shown = {}
+    for row in card['composition']:
+        shown[row['label']] = shown.get(row['label'], 0) + row['images']
+    assert shown == {'Effusion': 10, 'Mass': 15, 'Hernia': 5, 'no_finding': 5, 'unlabelled': 5}
+    assert card['unlabelled'] == 5
+    # Of the 25 images with labels Mass is in 15, all of them PA, and in none of the 10 AP.
+    assert card['association']['view']['Mass'] == pytest.approx(1)
+    assert 0 < card['association']['view']['Hernia'] < 0.5
+    assert any('of view and ' in line and 'Mass 1.00' in line for line in card['warnings'])
+    page = (prepared.directory / 'card.md').read_text()
+    assert '| split | Effusion | Hernia | Mass | no_finding | unlabelled | images |' in page
+    assert page.startswith('# x-1 (image_folder), 8 px')
+    table = (prepared.directory / 'splits.csv').read_text()
+    assert table.count('Effusion|Mass') == 5 and table.count(',no_finding,') == 5
+    assert (prepared.directory / 'contact_sheet.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('kind', ['unlabelled', 'classes', 'findings'])
+def test_without_splits_every_image_is_for_training(tmp_path, kind, capsys):
+    rows = {'unlabelled': ['p0', 'p1'], 'classes': ['p0,a', 'p1,b'], 'findings': ['p0,a|b', 'p1,']}
+    write_folder(tmp_path / 'raw', rows[kind], 'file,patient,label'[: 12 if kind[0] == 'u' else 99])
+    given = {'dataset': 'image_folder', 'source': tmp_path / 'raw', 'data_dir': tmp_path}
+    flags = [f'--{key}={value}' for key, value in (given | {'size': 8, 'processes': 1}).items()]
+    assert main([*flags, '--name=corpus']) == 2
+    assert '--splits none' in capsys.readouterr().err
+    assert main([*flags, '--name=corpus', '--splits=none']) == 0
+    told = capsys.readouterr().out
+    assert {'unlabelled': 'unlabelled', 'classes': 'a 1, b 1', 'findings': 'a 1, b 1'}[kind] in told
+    prepared = open_prepared(tmp_path, 'corpus', 8)
+    assert len(prepared.corpus('train')) == 2 and len(prepared.corpus('test')) == 0
+    assert prepared.card['counts'] == {'train': 2}
+    assert list(prepared.card['statistics']) == ['full']
+    # The source's own splits do not count either.
+    (tmp_path / 'raw' / 'splits.csv').write_text('patient,split\np0,test\np1,test\n')
+    assert main([*flags, '--name=corpus', '--splits=none']) == 0
+    assert len(open_prepared(tmp_path, 'corpus', 8).corpus('train')) == 2
+
+
+def test_sets_of_one_folder_know_each_others_patients(tmp_path):
+    write_folder(tmp_path / 'one', ['p0', 'p1', 'p2'], 'file,patient')
+    write_folder(tmp_path / 'two', ['p2', 'p3', ''], 'file,patient')
+    (tmp_path / 'two' / '1.png').rename(tmp_path / 'two' / 'x.png')
+    (tmp_path / 'two' / 'metadata.csv').write_text('file,patient\n0.png,p2\nx.png,p3\n2.png,\n')
+    one, two = (
+        prepare('image_folder', tmp_path / name, tmp_path / 'data', size=8, processes=1,
+                name=name, splits='none')
+        for name in ('one', 'two')
+    )  # fmt: skip
+    patients = [set(p.index.patient) - {''} for p in (one, two)]
+    assert len(patients[0]) == 3 and len(patients[1]) == 2 and len(patients[0] & patients[1]) == 1
+    assert {p.card['dataset'] for p in (one, two)} == {'image_folder'}
+    # Of `one` 0.png has a namesake in `two`, 2.png as well and a patient; 1.png only a copy.
+    kept, left_out = one.corpus().without(two.corpus())
+    assert left_out == LeftOut(images=3, same_patient=2, same_content=1) and not len(kept)
+    with pytest.raises(UserError, match='another source folder.*--name'):
+        prepare('image_folder', tmp_path / 'two', tmp_path / 'data', size=8, name='one')
+    with pytest.raises(UserError, match=r'one \(8\), two \(8\).*--name three'):
+        open_prepared(tmp_path / 'data', 'three', 8)
+    for name in ('../x', '.x', 'a/b'):
+        with pytest.raises(UserError, match='cannot name a prepared set'):
+            prepare('image_folder', tmp_path / 'two', tmp_path / 'data', size=8, name=name)
+
+
 def test_siim_mistakes(tmp_path):
     write_siim_tree(tmp_path / 'raw')
     studies, images = (tmp_path / 'raw' / f'train_{k}_level.csv' for k in ('study', 'image'))
@@ -115,15 +240,16 @@ def test_a_class_without_images_is_told(tmp_path):
         if truth.label == 3:
             (tmp_path / 'raw' / truth.path).unlink()
     prepared = prepare_siim(tmp_path / 'raw', tmp_path / 'data')
-    assert [counts[3] for counts in prepared.class_counts.values()] == [0, 0, 0]
+    assert [counts[3] for counts in prepared.card['name_counts'].values()] == [0, 0, 0]
     assert prepared.card['quarantined'] == 6
-    assert any('has the class atypical' in sentence for sentence in prepared.card['warnings'])
+    assert any('is labelled atypical' in sentence for sentence in prepared.card['warnings'])
 
 
 def test_the_real_image_folder_is_listed_as_its_readme_says(shared):
     listing = image_folder.list_items(shared / 'real_cxr')
-    names = [listing.classes[item.label] for item in listing.items]
-    counts = {name: names.count(name) for name in listing.classes}
+    names = [listing.names[item.labels.index(1)] for item in listing.items]
+    assert all(sum(item.labels) == 1 for item in listing.items)
+    counts = {name: names.count(name) for name in listing.names}
     assert counts == {'covid': 81, 'no_finding': 368, 'pneumonia': 326}
     assert len({item.patient for item in listing.items}) == 560
     assert sum(item.lung_mask is not None for item in listing.items) == 81
@@ -133,7 +259,12 @@ def test_the_real_image_folder_is_listed_as_its_readme_says(shared):
 
 def test_synthetic_set_comes_through_the_siim_reader(tmp_path):
     prepared = prepare('synthetic_cxr', None, tmp_path, size=32, images=24, processes=1)
-    assert prepared.classes == siim_covid19.CLASSES and prepared.has_patient_ids
-    assert prepared.has_lung_masks and not prepared.card['quarantined']
+    assert prepared.names == siim_covid19.CLASSES and prepared.card['has_patient_ids']
+    assert prepared.corpus().has_lung_masks and not prepared.card['quarantined']
+    # Golden: stored order and drawn splits are those of every earlier preparation.
+    order = {'train': 't', 'validation': 'v', 'test': 'T'}
+    assert ''.join(order[split] for split in prepared.index.split) == 'tttTvtTtTttttvtvtTvtvtTT'
+    labels = target_of(prepared).values(prepared.corpus())
+    assert ''.join(map(str, labels)) == '103203001221110210313013'
     fewer = prepare('synthetic_cxr', None, tmp_path, size=32, images=20, processes=1)
-    assert sum(fewer.counts.values()) == 20 and not fewer.card['quarantined']
+    assert len(fewer.corpus()) == 20 and not fewer.card['quarantined']

@@ -11,9 +11,10 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import main
-from data_pipelines.prepared.records import Entry
+from data_pipelines.prepared.target import target_of
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.card import cramers_v
+from data_pipelines.preparing.entry import Entry
 from tests.dicom_files import dataset
 from tests.siim_tree import (
     CLASSES,
@@ -40,11 +41,12 @@ def truths_and_data(tmp_path_factory):
 def test_records_tell_the_truth(truths_and_data):
     truths, _, prepared = truths_and_data
     records = by_pixels(prepared)
-    assert len(records) == len(truths) == sum(prepared.counts.values())
+    assert len(records) == len(truths) == len(prepared.corpus())
+    assert prepared.names == CLASSES and prepared.exclusive
     patients, studies = {}, {}
     for truth in truths:
         record = records[expected_bytes(truth)]
-        assert record['label'] == truth.label and prepared.classes == CLASSES
+        assert record['labels'].tolist() == [int(k == truth.label) for k in range(4)]
         assert record['sex'].decode() == truth.sex and record['view'].decode() == truth.view
         assert record['source'].decode() == truth.site and record['age'] == truth.age
         assert record['original_size'].tolist() == [HEIGHT, WIDTH]
@@ -59,7 +61,7 @@ def test_records_tell_the_truth(truths_and_data):
 def test_masks_and_boxes_move_with_the_image(truths_and_data):
     truths, _, prepared = truths_and_data
     records, step, left = by_pixels(prepared), HEIGHT // SIZE, (HEIGHT - WIDTH) // 2
-    assert prepared.has_lung_masks
+    assert prepared.corpus().has_lung_masks
     for truth in truths:
         record = records[expected_bytes(truth)]
         # The mask's edges lie on multiples of the step, so nearest is exact.
@@ -80,24 +82,25 @@ def test_pixels_that_are_not_square(tmp_path):
     )
     task = ingest.make_task(item, 20, 8, tmp_path)
     assert ingest.prepare_file(task) == ''
-    prepared = ingest.load(task.result)
-    np.testing.assert_array_equal(prepared.image, prepared.lung_mask * 255)
-    ((x, y, w, h),) = Entry(item, prepared.meta).boxes
-    assert (x, y, w, h) == (10, 5, 5, 5) and prepared.lung_mask.sum() == 25
-    assert prepared.lung_mask[5:10, 10:15].all()
-    assert prepared.meta['spacing'] == [2.0, 2.0]
+    ingested = ingest.load(task.result)
+    np.testing.assert_array_equal(ingested.image, ingested.lung_mask * 255)
+    ((x, y, w, h),) = Entry(item, ingested.meta).boxes
+    assert (x, y, w, h) == (10, 5, 5, 5) and ingested.lung_mask.sum() == 25
+    assert ingested.lung_mask[5:10, 10:15].all()
+    assert ingested.meta['spacing'] == [2.0, 2.0]
 
 
 def test_splits_are_by_patient_and_written_down(truths_and_data):
     truths, _, prepared = truths_and_data
-    assert prepared.has_patient_ids and not prepared.card['warnings']
+    assert prepared.card['has_patient_ids'] and not prepared.card['warnings']
     with (prepared.directory / 'splits.csv').open() as file:
         table = {row['image_id']: row for row in csv.DictReader(file)}
     split_of = {}
     for record in stored_records(prepared):
         row = table[record['image_id'].decode()]
         assert row['patient'] == record['patient'].decode()
-        assert row['label'] == CLASSES[record['label']] and row['split'] == record['split']
+        assert row['label'] == CLASSES[record['labels'].argmax()]
+        assert row['split'] == record['split']
         assert split_of.setdefault(record['patient'], record['split']) == record['split']
     assert len(table) == len(truths)
 
@@ -124,10 +127,12 @@ def test_statistics_equal_numpy(truths_and_data):
         'lungs_gray': np.where(lungs, x, x.mean()),
         'background': np.where(lungs, 0, x),
     }
-    assert prepared.statistics.keys() == regions.keys()
+    assert prepared.card['statistics'].keys() == regions.keys()
     for name, pixels in regions.items():
-        assert prepared.statistics[name]['mean'] == pytest.approx(pixels.mean(), rel=1e-9)
-        assert prepared.statistics[name]['std'] == pytest.approx(pixels.std(), rel=1e-9)
+        found = prepared.card['statistics'][name]
+        assert found == prepared.corpus('train').statistics(name)
+        assert found['mean'] == pytest.approx(pixels.mean(), rel=1e-9)
+        assert found['std'] == pytest.approx(pixels.std(), rel=1e-9)
 
 
 def test_card_counts(truths_and_data):
@@ -138,14 +143,15 @@ def test_card_counts(truths_and_data):
         matching = [
             r
             for r in records
-            if (CLASSES[r['label']], r['split']) == (row['class'], row['split'])
+            if (CLASSES[r['labels'].argmax()], r['split']) == (row['label'], row['split'])
             and all(r[k].decode() == row[k] for k in ('sex', 'view', 'source'))
         ]
         assert len(matching) == row['images'] > 0
-    for split, n in prepared.counts.items():
-        assert n == sum(prepared.class_counts[split])
-        own = {r['patient'] for r in records if r['split'] == split}
-        assert card['patients'][split] == len(own)
+    for split, n in card['counts'].items():
+        own = [r for r in records if r['split'] == split]
+        assert n == len(own) == len(prepared.corpus(split))
+        assert card['name_counts'][split] == np.sum([r['labels'] for r in own], 0).tolist()
+        assert card['patients'][split] == len({r['patient'] for r in own})
     assert card['raw_files']['photometric'] == {
         'MONOCHROME1': sum(truth.label == 1 for truth in truths),
         'MONOCHROME2': sum(truth.label != 1 for truth in truths),
@@ -172,7 +178,7 @@ def test_no_identity_reaches_the_prepared_folder(truths_and_data):
     for path in files:
         content = path.read_bytes()
         assert not [secret for secret in secrets if secret.encode() in content], path.name
-    data_dir = prepared.directory.parents[1]
+    data_dir = prepared.data_dir
     assert (data_dir / '.salt').stat().st_mode & 0o777 == 0o600
     assert (data_dir / '.cache').stat().st_mode & 0o777 == 0o700
 
@@ -187,6 +193,14 @@ def test_same_everywhere_except_the_pseudonyms(truths_and_data, tmp_path):
         assert first['split'] == second['split']
         np.testing.assert_array_equal(first['image'], second['image'])
         assert first['image_id'] != second['image_id'] and first['patient'] != second['patient']
+    mine, others = prepared.corpus('train'), other.corpus('train')
+    target = target_of(prepared)
+    assert mine.fingerprint == others.fingerprint
+    assert target.fingerprint(mine) == target.fingerprint(others)
+    strata = target.strata(mine)
+    np.testing.assert_array_equal(mine.folds(3, 1, strata), others.folds(3, 1, strata))
+    parts = [corpus.fraction(0.5, 1, strata).parts[0][1] for corpus in (mine, others)]
+    np.testing.assert_array_equal(*parts)
     reseeded = prepare_siim(tmp_path / 'elsewhere', tmp_path / 'data', seed=1)
     assert reseeded.fingerprint != prepared.fingerprint
 

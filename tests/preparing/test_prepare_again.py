@@ -78,7 +78,7 @@ def test_a_dying_process_costs_one_file(tmp_path, monkeypatch):
     prepared = prepare_siim(tmp_path / 'raw', tmp_path / 'data', processes=2)
     lines = (prepared.directory / 'quarantine.csv').read_text().splitlines()
     assert len(lines) == 2 and truths[2].path in lines[1] and 'SIGKILL' in lines[1]
-    assert sum(prepared.counts.values()) == len(truths) - 1
+    assert len(prepared.corpus()) == len(truths) - 1
 
 
 def test_errors_other_than_the_files_end_the_run():
@@ -110,7 +110,7 @@ def test_running_again_does_only_what_is_missing(tmp_path, monkeypatch):
     write_tables(tmp_path / 'raw', truths)
     more = prepare_siim(tmp_path / 'raw', tmp_path / 'data')
     assert decoded == [truths[-1].path]
-    assert sum(more.counts.values()) == len(truths)
+    assert len(more.corpus()) == len(truths)
     assert more.fingerprint != first.fingerprint
 
 

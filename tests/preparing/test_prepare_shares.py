@@ -26,7 +26,7 @@ def one_machine(tmp_path_factory):
 def arguments(one_machine, tmp_path):
     """The command for another data folder, which gets the same salt for its pseudonyms."""
     raw, prepared = one_machine
-    shutil.copy(prepared.directory.parents[1] / '.salt', tmp_path)
+    shutil.copy(prepared.data_dir / '.salt', tmp_path)
     settings = {'dataset': 'siim_covid19', 'source': raw, 'data_dir': tmp_path, 'size': SIZE}
     return [f'--{name}={value}' for name, value in (settings | {'processes': 1}).items()]
 
@@ -62,7 +62,7 @@ def test_shares_make_the_set_of_one_machine(one_machine, arguments, decoded, tmp
     assert 'without --shard' in capsys.readouterr().out
     assert not (tmp_path / 'siim_covid19').exists()
     files = [name for run in decoded for name in run]
-    total = sum(one_machine[1].counts.values()) + 2
+    total = len(one_machine[1].corpus()) + 2
     assert len(files) == len(set(files)) == total
     assert max(map(len, decoded)) - min(map(len, decoded)) <= 1
     assert main(arguments) == 3
@@ -80,7 +80,8 @@ def test_what_cannot_be_shared_is_told(arguments, tmp_path, capsys):
     assert main([*arguments, '--shard=0/2', '--beam_runner=DirectRunner']) == 2
     assert 'choose one' in capsys.readouterr().err
     with pytest.raises(UserError, match='without --shard'):
-        raw_files.prepare_share((0, 2), 'synthetic_cxr', None, tmp_path)
+        what = raw_files.Preparation('synthetic_cxr', None, tmp_path)
+        raw_files.prepare_share(what, (0, 2))
 
 
 def test_beam_makes_the_set_of_one_machine(one_machine, arguments, decoded, tmp_path, monkeypatch):

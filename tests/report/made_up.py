@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+
 from cxr_jax.evaluation.measures import attention_figures, evaluate
 from cxr_jax.evaluation.measures.attention import BOXES
 
@@ -22,14 +23,17 @@ def stage(name, **changes):
 
 
 def made_up_table(exclusive=True, n=30, k=3, seed=0):
-    """Predictions as cxr_jax.evaluation.cohort describes them, two images a patient."""
-    rng = np.random.default_rng(seed)
+    """Predictions as cxr_jax.evaluation.cohort describes them, two images a patient.
+
+    Tables of one n and k are of the same images.
+    """
+    images, rng = np.random.default_rng(k), np.random.default_rng(seed)
     if exclusive:
-        labels = rng.integers(0, k, n)
+        labels = images.integers(0, k, n)
         scores = rng.dirichlet(np.ones(k), n) + 0.4 * (labels[:, None] == np.arange(k))
         scores /= scores.sum(1, keepdims=True)
     else:
-        labels = rng.choice([1, 0, -1], (n, k), p=[0.4, 0.4, 0.2])
+        labels = images.choice([1, 0, -1], (n, k), p=[0.4, 0.4, 0.2])
         scores = np.clip(rng.beta(2, 3, (n, k)) + 0.2 * (labels == 1), 0, 1)
     area = np.full(n, 0.35)
     return {

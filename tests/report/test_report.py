@@ -20,6 +20,8 @@ from cxr_jax.report.formats import (
     percent,
     plain,
 )
+from cxr_jax.report.markdown import to_markdown
+from cxr_jax.report.page import PICTURES, run_page, run_title
 from cxr_jax.store.files import write_atomically
 from tests.report.made_up import CLASSES, FINDINGS, figures_of, made_up_run, made_up_table, stage
 
@@ -38,6 +40,10 @@ def findings():
 
 def page_of(directory):
     return (directory / 'results.md').read_text(encoding='utf-8')
+
+
+def page_without_files(results):
+    return to_markdown(run_title(results), run_page(results, PICTURES))
 
 
 def cells(page, first):
@@ -115,13 +121,13 @@ def test_page_holds_the_numbers_of_the_json(tmp_path, exclusive):
 
 
 def test_confusion_belongs_to_exclusive_classes(tmp_path, run, findings):
-    write_report(tmp_path, **run)
-    test = run['results']['test']
-    for name, counts in zip(CLASSES, test['confusion'], strict=True):
-        assert [name, *map(str, counts)] in cells(page_of(tmp_path), name)
-    write_report(tmp_path, **findings)
+    page = page_without_files(run['results'])
+    for name, counts in zip(CLASSES, run['results']['test']['confusion'], strict=True):
+        assert [name, *map(str, counts)] in cells(page, name)
+    (tmp_path / 'confusion.png').write_bytes(b'of another run')
+    write_report(tmp_path, findings['results'])
     page = page_of(tmp_path)
-    assert not (tmp_path / 'confusion.png').exists()
+    assert {path.name for path in tmp_path.iterdir()} == {'results.json', 'results.md'}
     assert 'onfusion' not in page and 'class of' not in page and 'By class' not in page
     assert '**By finding**' in page and 'is known to be there or not' in page
 
@@ -156,15 +162,14 @@ def test_a_run_without_readout_says_what_it_leaves(tmp_path, run):
     assert 'test images' not in format_table(results)
 
 
-def test_folds_are_told_and_have_a_column(tmp_path, run):
+def test_folds_are_told_and_have_a_column(run):
     results = run['results']
     results['folds'] = 2
     results['stages'] = [
         stage('rot'), stage('classify', fold=0), stage('classify', fold=1, steps=77),
     ]  # fmt: skip
     results['stages'][2]['metrics'] = {'loss': 1.5, 'chance_loss': 1.4}
-    write_report(tmp_path, results, curves=[*run['curves'], run['curves'][1]])
-    page = page_of(tmp_path)
+    page = page_without_files(results)
     assert 'all 2 folds together: every image was tested once, by the network that has not ' \
         'seen its patient.' in page  # fmt: skip
     assert [row[1:4] for row in cells(page, '1 rot `rot-01234567`')] == [['all', '30', '1,234']]
@@ -175,21 +180,18 @@ def test_folds_are_told_and_have_a_column(tmp_path, run):
     console = format_table(results)
     assert 'stage     fold  epochs' in console and '2 folds' in console
     results['data']['has_patient_ids'] = False
-    write_report(tmp_path, results)
-    assert 'by the network that has not seen it.' in page_of(tmp_path)
+    assert 'by the network that has not seen it.' in page_without_files(results)
 
 
-def test_what_was_left_out_is_printed_and_reported(tmp_path, run):
+def test_what_was_left_out_is_printed_and_reported(run):
     results = run['results']
-    write_report(tmp_path, results)
-    assert 'left out' not in page_of(tmp_path) + format_table(results)
+    assert 'left out' not in page_without_files(results) + format_table(results)
     results['stages'][0]['data'] = {
         'sets': [{'name': 'nih14', 'images': 1000}, {'name': 'mi|ne', 'images': 50}],
         'images': 1050, 'patients': 903, 'balance': 'source',
         'left_out': {'images': 1234, 'same_patient': 1211, 'same_content': 23},
     }  # fmt: skip
-    write_report(tmp_path, results)
-    page, console = page_of(tmp_path), format_table(results)
+    page, console = page_without_files(results), format_table(results)
     assert r'| rot | nih14, mi\|ne | 1,050 | 903 | 1,234 | 1,211 | 23 | by source |' in page
     assert ['classify', 'phantoms', '5,093', '2,501', '-', '-', '-', 'uniformly'] in cells(
         page, 'classify'
@@ -218,18 +220,16 @@ def test_absent_class_is_told_everywhere(tmp_path, run):
     assert 'nan' not in (page + console).lower() and 'None' not in page + console
 
 
-def test_boxes_are_told_where_there_are_some(tmp_path, run):
+def test_boxes_are_told_where_there_are_some(run):
     results, boxes = run['results'], run['results']['boxes']
-    write_report(tmp_path, **run)
-    page, console = page_of(tmp_path), format_table(results)
+    page, console = page_without_files(results), format_table(results)
     for text in (page, console):
         assert percent(boxes['box_attention']['value']) in text
         assert interval(boxes['box_attention']) in text
     assert f'In the {boxes["images"]} test images with boxes' in page
     for missing in (boxes | {'images': 0}, None):
         results['boxes'] = missing
-        write_report(tmp_path, **run)
-        assert 'boxes' not in page_of(tmp_path) + format_table(results)
+        assert 'boxes' not in page_without_files(results) + format_table(results)
 
 
 def test_names_of_the_data_cannot_break_the_page(tmp_path, run):
@@ -366,7 +366,7 @@ def test_sentence_follows_the_interval_of_the_difference(low, high, verdict):
     assert verdict in sentence and f'{100 * low:+.1f} to {100 * high:+.1f}' in sentence
 
 
-def test_a_measure_nobody_knows_is_shown_like_any_other(tmp_path, run):
+def test_a_measure_nobody_knows_is_shown_like_any_other(run):
     """Nothing but what `evaluate` says of a measure is needed to report it."""
     test = run['results']['test']
     figure = {'value': 0.12345, 'low': 0.1, 'high': 0.2, 'reason': 'made up'}
@@ -378,8 +378,7 @@ def test_a_measure_nobody_knows_is_shown_like_any_other(tmp_path, run):
     }  # fmt: skip
     for row in test['per_name']:
         row |= {'figures': {'name_cost': figure}, 'chance': {'name_cost': None}}
-    write_report(tmp_path, **run)
-    page = page_of(tmp_path)
+    page = page_without_files(run['results'])
     assert 'patients the cost is **0.123** (95 % interval 0.100 to 0.200).' in page
     assert '| cost | 0.123 | 0.100 to 0.200 | - |' in page and '- cost: made up.' in page
     assert '| class | images | patients | own cost | 95 % interval |' in page

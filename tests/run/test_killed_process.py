@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cxr_jax.run import curriculum
+from cxr_jax.run.plan import make_plan
 from cxr_jax.store.stages import StageDirectory
 from data_pipelines.errors import UserError
 from tests import tiny
@@ -73,7 +74,7 @@ def test_sigterm_saves_and_exits_with_75(disturbed, undisturbed):
     step = sentence.removeprefix('stage rot stopped and saved at step ').split()[0]
     partial = StageDirectory(workdir.parent / 'stages', 'rot', each.key).partial
     assert 3 <= int(step) < tiny.STEPS
-    assert (partial / 'checkpoints' / step / 'default').is_dir()
+    assert (partial / 'checkpoints' / step / 'arrays').is_dir()
     assert [row['step'] for row in tiny.curve(partial / 'metrics.jsonl')] == list(
         range(1, int(step) + 1)
     )
@@ -81,33 +82,33 @@ def test_sigterm_saves_and_exits_with_75(disturbed, undisturbed):
 
 @pytest.fixture(scope='module')
 def completed(disturbed, tiny_data):
-    """(config, workdir, results) after one more stop, between the stages, and the end."""
+    """(plan, workdir, results) after one more stop, between the stages, and the end."""
     workdir, _, _ = disturbed
-    config = tiny.make_config(tiny_data, 'rot', **EACH_STEP)
+    plan = tiny.make_plan(tiny_data, 'rot', **EACH_STEP)
 
     class Stop(Exception):
         pass
 
-    def stop(outcome):
-        assert outcome.manifest['task'] == 'rot' and outcome.manifest['resumed'] == 2
+    def stop(outcome, fold):
+        assert outcome.description['stage'] == 'rot' and outcome.description['resumed'] == 2
         raise Stop
 
     with tiny.compiled_once(), pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
         patch.setattr(curriculum, 'announce_stage', stop)
-        curriculum.run(config, workdir)
+        curriculum.run(plan, workdir)
     with tiny.compiled_once():
-        return config, workdir, curriculum.run(config, workdir)
+        return plan, workdir, curriculum.run(plan, workdir)
 
 
 def test_the_end_is_that_of_an_undisturbed_run(completed, tiny_data, undisturbed, tmp_path):
-    """Also of the second stage, which started from a backbone out of the store."""
+    """Also of the second stage, which started from an encoder out of the store."""
     _, workdir, results = completed
     assert [row['reused'] for row in results['stages']] == [True, False]
     assert [row['resumed'] for row in results['stages']] == [2, 0]
     rot, first, directory = undisturbed('rot')
     classify = tiny.make_stages(tiny_data, 'rot')['classify']
-    second = tiny.run(classify, tiny_data, tmp_path, first.backbone())
-    assert results['params_sha256'] == second.manifest['sha256']
+    second = tiny.run(classify, tmp_path, first.parts)
+    assert results['params_sha256'] == [second.description['params_sha256']]
     store = workdir.parent / 'stages'
     for each, other in (
         (rot, directory),
@@ -117,28 +118,33 @@ def test_the_end_is_that_of_an_undisturbed_run(completed, tiny_data, undisturbed
 
 
 def test_a_finished_run_is_shown_not_repeated(completed, monkeypatch):
-    config, workdir, results = completed
+    plan, workdir, results = completed
     monkeypatch.setattr(curriculum, 'run_stage', None)
-    shown = curriculum.run(config, workdir)
+    shown = curriculum.run(plan, workdir)
     assert shown == json.loads((workdir / 'results.json').read_text())
     assert shown['params_sha256'] == results['params_sha256']
 
 
 def test_a_workdir_of_another_run_is_refused(completed, tiny_data, monkeypatch):
     """With every difference named, and nothing written."""
-    _, workdir, _ = completed
+    plan, workdir, _ = completed
     monkeypatch.setattr(curriculum, 'run_stage', None)
     before = {path: path.read_bytes() for path in workdir.iterdir()}
-    other = {'seed': 7, 'stage.rot.optimizer.lr': 0.0123}
-    config = tiny.make_config(tiny_data, 'rot', **EACH_STEP | other)
-    with pytest.raises(UserError) as error:
-        curriculum.run(config, workdir)
-    named = [line.strip() for line in str(error.value).splitlines()[1:]]
-    rate = tiny.make_config(tiny_data, 'rot').stage.rot.optimizer.lr
-    assert named == ['config.seed: 0, 7', f'config.stage.rot.optimizer.lr: {rate}, 0.0123']
 
-    changed = dataclasses.replace(tiny_data, fingerprint='0' * 64)
-    monkeypatch.setattr(curriculum, 'open_prepared', lambda *names: changed)
-    with pytest.raises(UserError, match=f"data: '{tiny_data.fingerprint}', '0000"):
-        curriculum.run(tiny.make_config(tiny_data, 'rot', **EACH_STEP), workdir)
+    def differences(other):
+        with pytest.raises(UserError) as error:
+            curriculum.run(other, workdir)
+        return [line.strip() for line in str(error.value).splitlines()[1:]]
+
+    changes = {'seed': 7, 'stage.rot.optimizer.lr': 0.0123}
+    rate = plan.settings.stages['rot'].optimizer.lr
+    named = differences(tiny.make_plan(tiny_data, 'rot', **EACH_STEP | changes))
+    assert named == ['seed: 0, 7', f'stage.rot.optimizer.lr: {rate}, 0.0123']
+
+    content = tiny_data.index.content[::-1].copy()
+    index = dataclasses.replace(tiny_data.index, content=content)
+    other = dataclasses.replace(tiny_data, index=index, fingerprint='0' * 64)
+    config = tiny.make_config(tiny_data, 'rot', **EACH_STEP)
+    (named,) = differences(make_plan(config, {tiny_data.name: other}, 1))
+    assert named == f"sets.{tiny_data.name}: '{tiny_data.fingerprint}', '{other.fingerprint}'"
     assert {path: path.read_bytes() for path in workdir.iterdir()} == before

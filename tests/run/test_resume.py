@@ -25,34 +25,34 @@ def checkpoints_of(directory):
     return sorted(path.name for path in (directory.partial / 'checkpoints').iterdir())
 
 
-def finish(each, data, store, undisturbed):
+def finish(each, store, undisturbed):
     """Starts the stage again; it must end as the undisturbed one did."""
-    outcome = tiny.run(each, data, store)
+    outcome = tiny.run(each, store)
     assert not outcome.reused
     tiny.assert_same_training(StageDirectory(store, each.name, each.key), undisturbed[2])
     return outcome
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_interrupted_equals_uninterrupted(name, tiny_data, undisturbed, tmp_path):
+def test_interrupted_equals_uninterrupted(name, undisturbed, tmp_path):
     each, expected, _ = undisturbed(name)
     assert len({row['loss'] for row in expected.metrics}) == tiny.STEPS
     with pytest.raises(Interrupted, match=f'stage {name} stopped and saved at step 5 of 8'):
-        tiny.run(each, tiny_data, tmp_path, around=tiny.sigterm_at(5))
-    outcome = finish(each, tiny_data, tmp_path, undisturbed(name))
-    assert outcome.manifest['resumed'] == 1
+        tiny.run(each, tmp_path, around=tiny.sigterm_at(5))
+    outcome = finish(each, tmp_path, undisturbed(name))
+    assert outcome.description['resumed'] == 1
     assert [row['session'] for row in outcome.metrics] == [1] * 5 + [2] * 3
     seconds = [row['seconds'] for row in outcome.metrics]
-    assert seconds == sorted(seconds) and outcome.manifest['wall_seconds'] >= seconds[-1]
+    assert seconds == sorted(seconds) and outcome.description['wall_seconds'] >= seconds[-1]
 
 
 @pytest.fixture(scope='module')
-def stopped(tiny_data, undisturbed, tmp_path_factory):
+def stopped(undisturbed, tmp_path_factory):
     """A classifier stopped at step 5: its store holds the checkpoints 4 and 5."""
     each, _, _ = undisturbed('classify')
     store = tmp_path_factory.mktemp('stopped')
     with pytest.raises(Interrupted):
-        tiny.run(each, tiny_data, store, around=tiny.sigterm_at(5))
+        tiny.run(each, store, around=tiny.sigterm_at(5))
     assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['4', '5']
     return store
 
@@ -76,40 +76,66 @@ def write_zeros(folder):
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def delete_metadata(folder):
-    (folder / '_CHECKPOINT_METADATA').unlink()
+def delete_manifest(folder):
+    (folder / 'arrays' / 'manifest.ocdbt').unlink()
 
 
 def delete_arrays(folder):
-    shutil.rmtree(folder / 'default')
+    shutil.rmtree(folder / 'arrays')
+
+
+def delete_about(folder):
+    shutil.rmtree(folder / 'about')
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # orbax's threads
 @pytest.mark.parametrize(
-    'damage', [tiny.truncate, change_one_bit, write_zeros, delete_metadata, delete_arrays]
+    'damage',
+    [tiny.truncate, change_one_bit, write_zeros, delete_manifest, delete_arrays, delete_about],
 )
-def test_a_damaged_checkpoint_is_left_out(damage, tiny_data, undisturbed, store, caplog):
+def test_a_damaged_checkpoint_is_left_out(damage, undisturbed, store, caplog):
     each, _, _ = undisturbed('classify')
     directory = StageDirectory(store, each.name, each.key)
     damage(directory.partial / 'checkpoints' / '5')
-    outcome = finish(each, tiny_data, store, undisturbed('classify'))
+    outcome = finish(each, store, undisturbed('classify'))
     assert [row['session'] for row in outcome.metrics] == [1] * 4 + [2] * 4
-    assert f'{os.sep}5 cannot be used and is set aside' in caplog.text
+    assert f'{os.sep}5 is set aside.' in caplog.text
     assert (directory.finished / 'checkpoints' / '5.broken').is_dir()
 
 
-def test_without_any_good_checkpoint_the_stage_starts_anew(tiny_data, undisturbed, store, caplog):
+REFUSALS = (
+    OSError(errno.EMFILE, 'Too many open files'),
+    # As tensorstore tells it.
+    ValueError('Error reading "d/0": os_error_code=\'24\' Too many open files'),
+)
+
+
+@pytest.mark.parametrize('refusal', REFUSALS, ids=('python', 'tensorstore'))
+def test_what_the_system_refuses_is_no_damage(refusal, undisturbed, store, monkeypatch):
+    """The checkpoint stays where it is, and nothing is trained from an older one."""
+    each, _, _ = undisturbed('classify')
+
+    def refuse(*unused, **names):
+        raise refusal
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, 'restore', refuse)
+    with pytest.raises(OSError, match='Too many open files'):
+        tiny.run(each, store, around=tiny.no_training)
+    assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['4', '5']
+
+
+def test_without_any_good_checkpoint_the_stage_starts_anew(undisturbed, store, caplog):
     each, _, _ = undisturbed('classify')
     directory = StageDirectory(store, each.name, each.key)
     for step in ('4', '5'):
         change_one_bit(directory.partial / 'checkpoints' / step)
-    outcome = finish(each, tiny_data, store, undisturbed('classify'))
+    outcome = finish(each, store, undisturbed('classify'))
     assert outcome.metrics[0]['session'] == 1
-    assert [session['step'] for session in outcome.manifest['sessions']] == [0, 0]
-    assert caplog.text.count('cannot be used') == 2
+    assert [session['step'] for session in outcome.description['sessions']] == [0, 0]
+    assert caplog.text.count('is set aside') == 2
 
 
-def test_what_a_kill_leaves_behind_is_cleared(tiny_data, undisturbed, store):
+def test_what_a_kill_leaves_behind_is_cleared(undisturbed, store):
     """Half a save, half a line of the log, a temporary file, a stage not yet renamed."""
     each, _, _ = undisturbed('classify')
     directory = StageDirectory(store, each.name, each.key)
@@ -119,9 +145,10 @@ def test_what_a_kill_leaves_behind_is_cleared(tiny_data, undisturbed, store):
     tiny.truncate(half)
     with open(directory.partial / 'metrics.jsonl', 'a') as log:
         log.write('{"step": 6, "loss": 9.9, "seconds": 1, "session": 1}\n{"step": 7, "lo')
-    (directory.partial / 'sessions.json.tmp').write_text('{"half')
-    (directory.partial / 'manifest.json').write_text('{"sha256": "of another time"}')
-    finish(each, tiny_data, store, undisturbed('classify'))
+    (directory.partial / '.sessions.json.0a1b2c3d.tmp').write_text('{"half')
+    (directory.partial / 'encoder.safetensors').write_bytes(bytes(1000))
+    (directory.partial / 'bundle.json').write_text('{"sha256": "of another time"}')
+    finish(each, store, undisturbed('classify'))
     left = sorted(path.name for path in (directory.finished / 'checkpoints').iterdir())
     assert left == ['5', '8']
 
@@ -142,18 +169,19 @@ FULL = {
     'ending it in the background': (os, 'rename', fails_for(os.rename, 'orbax-checkpoint-tmp')),
     'the log': (StageLog, 'sync', full_disk),
     'TensorBoard': (EventsWriter, 'write_event', full_disk),
-    'the manifest': (os, 'replace', fails_for(os.replace, 'manifest.json')),
+    'a part': (os, 'replace', fails_for(os.replace, 'head.safetensors')),
+    'the description': (os, 'replace', fails_for(os.replace, 'bundle.json')),
     'the final name': (os, 'rename', fails_for(os.rename, '.partial')),
 }
 
 
 @pytest.mark.parametrize('where', FULL)
-def test_a_full_disk(where, tiny_data, undisturbed, store, monkeypatch, capsys):
+def test_a_full_disk(where, undisturbed, store, monkeypatch, capsys):
     each, _, _ = undisturbed('classify')
     directory = StageDirectory(store, each.name, each.key)
 
     def command(*unused, **names):
-        tiny.run(each, tiny_data, store)
+        tiny.run(each, store)
 
     with monkeypatch.context() as patch:
         patch.setattr(*FULL[where])
@@ -163,10 +191,10 @@ def test_a_full_disk(where, tiny_data, undisturbed, store, monkeypatch, capsys):
     assert stopped.value.code == 2
     assert 'The disk is full' in capsys.readouterr().err
     assert not directory.finished.exists()
-    finish(each, tiny_data, store, undisturbed('classify'))
+    finish(each, store, undisturbed('classify'))
 
 
-def test_sigterm_during_the_last_save(tiny_data, undisturbed, store, monkeypatch):
+def test_sigterm_during_the_last_save(undisturbed, store, monkeypatch):
     """It is not lost: the process leaves before the next stage, and nothing is trained again."""
     each, _, _ = undisturbed('classify')
     save = Checkpoints.save
@@ -178,13 +206,13 @@ def test_sigterm_during_the_last_save(tiny_data, undisturbed, store, monkeypatch
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match='at step 8 of 8'):
         patch.setattr(Checkpoints, 'save', interrupted_save)
-        tiny.run(each, tiny_data, store)
-    tiny.run(each, tiny_data, store, around=tiny.no_training)
+        tiny.run(each, store)
+    tiny.run(each, store, around=tiny.no_training)
     directory = StageDirectory(store, each.name, each.key)
     tiny.assert_same_training(directory, undisturbed('classify')[2])
 
 
-def test_sigterm_while_the_log_is_written(tiny_data, undisturbed, store, monkeypatch):
+def test_sigterm_while_the_log_is_written(undisturbed, store, monkeypatch):
     """The step that the message names is saved, whenever the signal comes."""
     each, _, _ = undisturbed('classify')
     write = StageLog.write
@@ -197,7 +225,7 @@ def test_sigterm_while_the_log_is_written(tiny_data, undisturbed, store, monkeyp
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match='at step 7 of 8'):
         patch.setattr(training, 'LOG_STEPS', 2)
         patch.setattr(StageLog, 'write', interrupted_write)
-        tiny.run(each, tiny_data, store)
+        tiny.run(each, store)
     assert checkpoints_of(StageDirectory(store, each.name, each.key)) == ['5', '7']
 
 

@@ -1,6 +1,5 @@
-"""Stages in their store: found finished, damaged, locked, diverging, handed over, named."""
+"""Stages in their store: found finished, refused, damaged, locked, diverging, handed over."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -10,14 +9,18 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from cxr_jax.run import stage
-from cxr_jax.store import trees
+from cxr_jax.run import curriculum
+from cxr_jax.runtime.interrupt import Interrupted
+from cxr_jax.store import bundle, trees
+from cxr_jax.store.files import Damaged
 from cxr_jax.store.stages import StageDirectory
-from cxr_jax.train import loop as training
+from cxr_jax.tasks import base
+from cxr_jax.train import loop
 from data_pipelines.errors import UserError
 from tests import tiny
 
@@ -31,53 +34,58 @@ def finished(undisturbed, tmp_path):
     return each, copy
 
 
-def test_a_finished_stage_is_not_trained_again(tiny_data, undisturbed, finished):
+def test_a_finished_stage_is_not_trained_again(undisturbed, finished):
     each, directory = finished
     _, expected, _ = undisturbed('classify')
-    outcome = tiny.run(each, tiny_data, directory.store, around=tiny.no_training)
-    assert outcome.reused
-    assert outcome.manifest == expected.manifest and outcome.metrics == expected.metrics
-    assert trees.sha256(outcome.variables) == trees.sha256(expected.variables)
+    outcome = tiny.run(each, directory.store, around=tiny.no_training)
+    assert outcome.reused and outcome.folder == directory.finished
+    assert outcome.description == expected.description and outcome.metrics == expected.metrics
+    assert outcome.parts.keys() == expected.parts.keys() == {'encoder', 'head'}
+    assert trees.sha256(outcome.parts) == trees.sha256(expected.parts)
+    assert trees.sha256(outcome.parts) == outcome.description['params_sha256']
 
 
 def change_a_parameter(directory):
-    """The files are whole, as if of another training."""
-    path = directory / 'checkpoints' / '8' / 'default'
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = jax.device_get(checkpointer.restore(path))
-        bias = tree['params']['head']['linear']['bias']
-        tree['params']['head']['linear']['bias'] = np.nextafter(bias, np.float32(1))
-        checkpointer.save(path, tree, force=True)
+    """The file is whole, as if of another training."""
+    path = directory / 'head.safetensors'
+    arrays = load_file(path)
+    bias = arrays['params/linear/bias']
+    arrays['params/linear/bias'] = np.nextafter(bias, np.float32(1))
+    save_file(arrays, path)
 
 
 def cut_parameters(directory):
-    tiny.truncate(directory / 'checkpoints' / '8')
+    os.truncate(directory / 'encoder.safetensors', 100_000)
 
 
-def cut_manifest(directory):
-    os.truncate(directory / 'manifest.json', 100)
+def delete_a_part(directory):
+    (directory / 'head.safetensors').unlink()
 
 
-def delete_manifest(directory):
-    (directory / 'manifest.json').unlink()
+def cut_description(directory):
+    os.truncate(directory / 'bundle.json', 100)
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # orbax's threads
+def delete_description(directory):
+    (directory / 'bundle.json').unlink()
+
+
 @pytest.mark.parametrize(
-    'damage', [change_a_parameter, cut_parameters, cut_manifest, delete_manifest]
+    'damage',
+    [change_a_parameter, cut_parameters, delete_a_part, cut_description, delete_description],
 )
-def test_a_damaged_finished_stage_is_trained_anew(damage, tiny_data, undisturbed, finished, capsys):
+def test_a_damaged_finished_stage_is_trained_anew(damage, undisturbed, finished, capsys):
     each, directory = finished
     damage(directory.finished)
-    outcome = tiny.run(each, tiny_data, directory.store)
-    assert not outcome.reused and outcome.manifest['resumed'] == 0
+    outcome = tiny.run(each, directory.store)
+    assert not outcome.reused and outcome.description['resumed'] == 0
     tiny.assert_same_training(directory, undisturbed('classify')[2])
     aside = directory.finished.with_name(directory.finished.name + '.broken')
     said = capsys.readouterr().out
-    assert aside.is_dir() and 'is damaged (' in said and f'set aside as {aside}' in said
+    assert aside.is_dir() and 'damaged' in said and f'set aside as {aside}' in said
 
 
-def test_what_the_system_refuses_is_no_damage(tiny_data, finished, monkeypatch):
+def test_what_the_system_refuses_is_no_damage(finished, monkeypatch):
     """Too many open files: the stage stays where it is, and the error is told."""
     each, directory = finished
     refusal = OSError(errno.EMFILE, 'Too many open files')
@@ -86,12 +94,86 @@ def test_what_the_system_refuses_is_no_damage(tiny_data, finished, monkeypatch):
         raise refusal
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match='Too many open files'):
-        patch.setattr(stage, 'restore_tree', refuse)
-        tiny.run(each, tiny_data, directory.store)
-    assert tiny.run(each, tiny_data, directory.store, around=tiny.no_training).reused
+        patch.setattr(bundle, 'read_arrays', refuse)
+        tiny.run(each, directory.store, around=tiny.no_training)
+    assert tiny.run(each, directory.store, around=tiny.no_training).reused
 
 
-def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
+def remember_more(monkeypatch):
+    """From now on the task's `extra` has one array more, as after a change of its code."""
+    init = base.Readout.init
+
+    def init_with_counter(self, key, encoder, parts):
+        params, batch_stats, extra = init(self, key, encoder, parts)
+        return params, batch_stats, extra | {'counter': jnp.zeros((), jnp.int32)}
+
+    monkeypatch.setattr(base.Readout, 'init', init_with_counter)
+    monkeypatch.setattr(tiny, '_built', {})
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_finished_stage_opens_after_the_training_state_changed(finished, monkeypatch):
+    """Whether its checkpoints, which are of the old state, are still there or not."""
+    each, directory = finished
+    remember_more(monkeypatch)
+    for _ in range(2):
+        assert tiny.run(each, directory.store, around=tiny.no_training).reused
+        shutil.rmtree(directory.finished / 'checkpoints', ignore_errors=True)
+
+
+def test_an_unfinished_stage_of_another_training_state_is_refused(
+    undisturbed, tmp_path, monkeypatch
+):
+    """It is neither set aside nor trained anew: the version that began it can go on with it."""
+    each, _, other = undisturbed('classify')
+    with pytest.raises(Interrupted):
+        tiny.run(each, tmp_path, around=tiny.sigterm_at(5))
+    directory = StageDirectory(tmp_path, each.name, each.key)
+    before = contents(directory.partial / 'checkpoints')
+    with monkeypatch.context() as patch:
+        remember_more(patch)
+        with pytest.raises(UserError, match='extra/counter: it has nothing') as error:
+            tiny.run(each, tmp_path, around=tiny.no_training)
+    assert not isinstance(error.value, Damaged)
+    assert str(directory.partial) in str(error.value)
+    assert contents(directory.partial / 'checkpoints') == before
+    assert not directory.finished.exists()
+    tiny.run(each, tmp_path)
+    tiny.assert_same_training(directory, other)
+
+
+def test_a_bundle_of_another_format_is_refused(finished):
+    each, directory = finished
+    path = directory.finished / 'bundle.json'
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {'format': told['format'] + 1}))
+    before = contents(directory.store)
+    with pytest.raises(UserError, match=f'format {told["format"] + 1}') as error:
+        tiny.run(each, directory.store, around=tiny.no_training)
+    assert not isinstance(error.value, Damaged) and str(path) in str(error.value)
+    assert contents(directory.store) == before
+
+
+def test_a_finished_stage_is_a_bundle_and_its_log(undisturbed, tmp_path):
+    """The checkpoints go unless they are to be kept; the result is the same."""
+    each, expected, kept = undisturbed('classify')
+    steps = sorted(path.name for path in (kept.finished / 'checkpoints').iterdir())
+    assert steps == ['4', '8'] and expected.description['keep'] == 'all'
+    outcome = tiny.run(each, tmp_path, keep='bundle')
+    names = sorted(path.name for path in outcome.folder.iterdir())
+    assert names == [
+        'bundle.json', 'encoder.safetensors', 'head.safetensors', 'metrics.jsonl',
+        'sessions.json', 'tensorboard',
+    ]  # fmt: skip
+    assert outcome.description['params_sha256'] == expected.description['params_sha256']
+    again = tiny.run(each, tmp_path, around=tiny.no_training, keep='all')
+    assert again.reused and again.description == outcome.description
+
+
+def test_a_stage_that_another_process_trains(undisturbed, tmp_path):
     """It is refused while that process lives, and free when it was killed."""
     each, _, _ = undisturbed('classify')
     directory = StageDirectory(tmp_path, each.name, each.key)
@@ -106,7 +188,7 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
     try:
         assert other.stdout.readline() == b'locked\n'
         with pytest.raises(UserError, match=f'Another process is training .*{each.key}'):
-            tiny.run(each, tiny_data, tmp_path, around=tiny.no_training)
+            tiny.run(each, tmp_path, around=tiny.no_training)
     finally:
         other.kill()
         other.communicate()
@@ -115,9 +197,7 @@ def test_a_stage_that_another_process_trains(tiny_data, undisturbed, tmp_path):
         pass
 
 
-def test_a_stage_that_another_process_has_just_finished(
-    tiny_data, undisturbed, tmp_path, monkeypatch
-):
+def test_a_stage_that_another_process_has_just_finished(undisturbed, tmp_path, monkeypatch):
     """Between the look into the store and the lock, the other one gives it its final name."""
     each, expected, source = undisturbed('classify')
     directory = StageDirectory(tmp_path, each.name, each.key)
@@ -129,8 +209,8 @@ def test_a_stage_that_another_process_has_just_finished(
         return claim(self)
 
     monkeypatch.setattr(StageDirectory, 'claim', finish_elsewhere)
-    outcome = tiny.run(each, tiny_data, tmp_path, around=tiny.no_training)
-    assert outcome.reused and outcome.manifest == expected.manifest
+    outcome = tiny.run(each, tmp_path, around=tiny.no_training)
+    assert outcome.reused and outcome.description == expected.description
     assert not directory.partial.exists()
 
 
@@ -143,93 +223,79 @@ def test_a_rate_that_diverges(every, tiny_data, tmp_path):
     """
     optimizer = 'stage.classify.optimizer'
     diverging = {
-        f'{optimizer}.schedule': 'step', f'{optimizer}.milestones': (0.5, 2.0),
+        f'{optimizer}.schedule': 'step', f'{optimizer}.milestones': (0.5,),
         f'{optimizer}.step_factor': 1e39, f'{optimizer}.warmup_epochs': 0.0,
         'stage.classify.checkpoint_epochs': every / 4,
     }  # fmt: skip
     each = tiny.make_stages(tiny_data, 'scratch', **diverging)['classify']
-    with pytest.raises(training.NotFinite) as error:
-        tiny.run(each, tiny_data, tmp_path)
+    with pytest.raises(loop.NotFinite) as error:
+        tiny.run(each, tmp_path)
     message = str(error.value)
     assert isinstance(error.value, UserError) and 'stage classify' in message
     assert f'at step {5 if every == 1 else 6}:' in message
-    rate = each.config.optimizer.lr
+    rate = each.optimizer.lr
     assert f'--config.stage.classify.optimizer.lr={rate / 3:.2g}' in message
     directory = StageDirectory(tmp_path, each.name, each.key)
     assert not directory.finished.exists()
     saved = directory.partial / 'checkpoints'
     assert str(saved) in message
     assert sorted(path.name for path in saved.iterdir()) == (['3', '4'] if every == 1 else ['4'])
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(saved / '4' / 'default')
+    state = tiny.saved(directory.partial, 4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert all(
-        math.isfinite(row['loss']) for row in tiny.curve(directory.partial / 'metrics.jsonl')
-    )
+    rows = tiny.curve(directory.partial / 'metrics.jsonl')
+    # The last losses before it are what tells why.
+    assert [row['step'] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(row['loss']) for row in rows)
 
 
-def backbone_tree():
-    return {
-        'params': {'conv': {'kernel': np.ones((3, 3, 1, 8), np.float32)}, 'scale': np.ones(8)},
-        'batch_stats': {'mean': np.zeros(8, np.float32)},
-    }
-
-
-def test_a_backbone_that_does_not_fit_is_refused():
-    parent, expected = backbone_tree(), backbone_tree()
-    assert trees.hand_over_backbone(parent, expected, 'stage moco') is parent
-    del parent['batch_stats']['mean']
-    parent['params']['extra'] = np.ones(2, np.float32)
-    parent['params']['conv']['kernel'] = np.ones((3, 3, 3, 8), np.float32)
-    parent['params']['scale'] = np.ones(8, np.float16)
-    with pytest.raises(UserError) as error:
-        trees.hand_over_backbone(parent, expected, 'stage moco')
-    message = str(error.value)
-    assert '4 leaves differ' in message
-    for line in (
-        "batch_stats/mean: stage moco has nothing, the model ((8,), 'float32')",
-        "params/extra: stage moco has ((2,), 'float32'), the model nothing",
-        "params/conv/kernel: stage moco has ((3, 3, 3, 8), 'float32'), "
-        "the model ((3, 3, 1, 8), 'float32')",
-        "params/scale: stage moco has ((8,), 'float16'), the model ((8,), 'float64')",
-    ):
-        assert line in message
-
-
-def first_state(each, data, store, parent, monkeypatch):
+def first_state(each, store, parent, monkeypatch):
     """The TrainState with which run_stage begins to train."""
 
     class Seen(Exception):
         pass
 
-    def look(each, step, state, *unused):
+    def look(self, state, until):
         raise Seen(jax.device_get(state))
 
     with monkeypatch.context() as patch, pytest.raises(Seen) as seen:
-        patch.setattr(training, '_run_steps', look)
-        tiny.run(each, data, store, parent)
+        patch.setattr(loop._Loop, 'run', look)
+        tiny.run(each, store, parent)
     return seen.value.args[0]
 
 
-def test_a_stage_starts_from_the_backbone_that_was_left(
+def test_a_stage_starts_from_the_encoder_that_was_left(
     tiny_data, undisturbed, tmp_path, monkeypatch
 ):
     """Exactly, with a head, optimiser and MoCo teacher of its own, for every next task."""
     _, outcome, _ = undisturbed('rot')
-    left, head = outcome.backbone(), outcome.variables['params']['head']
-    for tasks in ('rot_moco', 'rot'):
+    left, head = outcome.parts['encoder'], outcome.parts['head']['params']
+    for tasks in ('rot_moco', 'rot', 'rot_rot'):
         each = list(tiny.make_stages(tiny_data, tasks).values())[1]
-        state = first_state(each, tiny_data, tmp_path, left, monkeypatch)
+        state = first_state(each, tmp_path, outcome.parts, monkeypatch)
         assert state.step == 0
-        assert trees.sha256(state.params['backbone']) == trees.sha256(left['params'])
-        assert trees.sha256(state.batch_stats['backbone']) == trees.sha256(left['batch_stats'])
-        assert jax.tree.structure(state.params['head']) != jax.tree.structure(head) or (
-            trees.sha256(state.params['head']) != trees.sha256(head)
-        )
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
-        if each.name == 'moco':
+        assert trees.sha256(state.params['encoder']) == trees.sha256(left['params'])
+        assert trees.sha256(state.batch_stats['encoder']) == trees.sha256(left['batch_stats'])
+        if each.kind != 'moco':
+            # As many outputs as rot's own head, and yet another one, of rot's second stage too.
+            assert trees.leaf_table(state.params['head']) == trees.leaf_table(head)
+            assert trees.sha256(state.params['head']) != trees.sha256(head)
+        else:
             assert trees.sha256(state.extra['teacher']) == trees.sha256(state.params)
             assert trees.sha256(state.extra['teacher_stats']) == trees.sha256(left['batch_stats'])
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_an_encoder_that_does_not_fit_is_refused(tiny_data, undisturbed, tmp_path, monkeypatch):
+    """The next stage never starts from a fresh encoder, or from a part of one."""
+    _, outcome, _ = undisturbed('rot')
+    encoder = dict(outcome.parts['encoder'], params=dict(outcome.parts['encoder']['params']))
+    name, value = encoder['params'].popitem()
+    encoder['params']['other'] = value
+    other = tiny.stage.Outcome(**{**vars(outcome), 'parts': {'encoder': encoder}})
+    monkeypatch.setattr(curriculum, 'run_stage', lambda *unused: other)
+    with tiny.compiled_once(), pytest.raises(UserError, match='encoder of stage rot') as error:
+        curriculum.run(tiny.make_plan(tiny_data, 'rot'), tmp_path)
+    assert f'  params/{name}/' in str(error.value) and '  params/other/' in str(error.value)
 
 
 def test_curricula_share_their_common_stages(tiny_data, undisturbed):
@@ -237,44 +303,6 @@ def test_curricula_share_their_common_stages(tiny_data, undisturbed):
     for tasks in ('moco_rot', 'moco_swav'):
         stages = tiny.make_stages(tiny_data, tasks)
         assert stages['moco'].key == each.key
-        outcome = tiny.run(stages['moco'], tiny_data, directory.store, around=tiny.no_training)
-        assert outcome.reused and outcome.manifest['sha256'] == expected.manifest['sha256']
-
-
-def keys(data, **changes):
-    return [each.key for each in tiny.make_stages(data, 'rot_moco', **changes).values()]
-
-
-CHANGES = {
-    'seed': ({'seed': 1}, 0),
-    'region': ({'data.region': 'lungs_black'}, 0),
-    'width': ({'backbone.width': 16}, 0),
-    'channels': ({'backbone.channels': 3}, 0),
-    'rate of stage 1': ({'stage.rot.optimizer.lr': 0.0123}, 0),
-    'field of stage 1': ({'stage.rot.task.augment.rotation': 5.5}, 0),
-    'temperature of stage 2': ({'stage.moco.task.temperature': 0.123}, 1),
-    'epochs of stage 2': ({'stage.moco.epochs': 3}, 1),
-    'batch size of stage 3': ({'stage.classify.batch_size': 16}, 2),
-    'checkpoints': ({'stage.rot.checkpoint_epochs': 0.25}, 3),
-    'store': ({'store': 'elsewhere'}, 3),
-    'evaluation': ({'eval.batch_size': 7, 'eval.resamples': 5}, 3),
-}
-
-
-@pytest.mark.parametrize('what', CHANGES)
-def test_a_key_is_of_all_that_determines_the_result(what, tiny_data):
-    """The stages from number `first` on get other keys, those before keep theirs."""
-    changes, first = CHANGES[what]
-    before, after = keys(tiny_data), keys(tiny_data, **changes)
-    assert [a == b for a, b in zip(before, after, strict=True)] == [n < first for n in range(3)]
-
-
-def test_a_key_is_of_data_and_parents(tiny_data):
-    other = dataclasses.replace(tiny_data, fingerprint='0' * 64)
-    assert not set(keys(tiny_data)) & set(keys(other))
-    moved = dataclasses.replace(tiny_data, name='same records under another name')
-    assert keys(tiny_data) == keys(moved)
-    alone = tiny.make_stages(tiny_data, 'moco')['moco'].key
-    assert alone not in keys(tiny_data)
-    content = json.loads(json.dumps(tiny.make_stages(tiny_data, 'rot_moco')['moco'].content))
-    assert content['parent'] == keys(tiny_data)[0]
+        outcome = tiny.run(stages['moco'], directory.store, around=tiny.no_training)
+        assert outcome.reused
+        assert outcome.description['params_sha256'] == expected.description['params_sha256']

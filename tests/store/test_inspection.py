@@ -1,5 +1,6 @@
 """What `inspect` prints is what was saved: names, shapes, dtypes, step, hash and stage chain."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,181 +9,193 @@ import shutil
 import subprocess
 import sys
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from cxr_jax.run.workdir import RUN_FILE
-from cxr_jax.runtime import parallel
 from cxr_jax.store import inspection, trees
+from cxr_jax.store.checkpoint import ABOUT, ABOUT_FILE, Checkpoints
 from cxr_jax.store.files import write_json
-from cxr_jax.store.stages import MANIFEST, SESSIONS
-from cxr_jax.train.loop import build_program
+from cxr_jax.store.stages import SESSIONS, StageDirectory
 from data_pipelines.errors import UserError
-from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
+KEY, PARENT, FIRST = 'a' * 16, 'b' * 16, 'c' * 16
 
 
-def abstract_state(each, data):
-    """The TrainState that the stage trains, as a dict of jax.ShapeDtypeStructs."""
-    backbone, fresh = tiny.network_of(data)
-    return trees.as_dict(build_program(each, backbone, fresh, tiny.one_device()).like)
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: dict
+    opt_state: tuple
+    extra: dict
 
 
-@pytest.mark.parametrize('name', ['moco', 'swav'])
-def test_the_tree_is_the_train_state(name, tiny_data, undisturbed):
-    """MoCo has a queue and a teacher, SwAV's optimiser and queue are others."""
-    each, _, directory = undisturbed(name)
-    found = inspection.read_tree(inspection.find_step(directory.finished))
-    expected = abstract_state(each, tiny_data)
-    assert {k: (x.shape, x.dtype) for k, x in found.items()} == trees.leaf_table(expected)
-    leaves = jax.tree.leaves(expected)
-    assert sum(x.nbytes for x in found.values()) == sum(
-        int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves
-    )
+def make(step):
+    encoder = {'conv1': {'kernel': jnp.ones((3, 3, 1, 4))}, 'scale': jnp.ones(4, jnp.bfloat16)}
+    params = {'encoder': encoder, 'projector': {'kernel': jnp.ones((4, 2))}}
+    return State(jnp.asarray(step), params, ({}, params), {'queue': jnp.ones((16, 2))})
 
 
-def test_shapes_are_those_of_the_whole_arrays(tmp_path):
-    """Also of arrays that lie in parts on several devices, and of bfloat16; no empty nodes."""
-    mesh = parallel.data_mesh()
-    assert mesh.size == 8
-    tree = {
-        'queue': jax.device_put(
-            jnp.ones((16, 3), jnp.bfloat16), NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-        ),
-        'nothing': {},
-        'step': jnp.zeros((), jnp.int32),
-    }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / '7' / 'default', tree)
-    found = inspection.read_tree(tmp_path / '7')
-    assert {k: (x.shape, x.dtype, x.nbytes) for k, x in found.items()} == {
-        'queue': ((16, 3), 'bfloat16', 96),
-        'step': ((), 'int32', 4),
-    }
+def parts():
+    params = make(8).params
+    return {name: {'params': tree, 'batch_stats': {}} for name, tree in params.items()}
 
 
-def test_what_is_printed(undisturbed, tiny_data):
-    each, outcome, directory = undisturbed('moco')
-    text = inspection.describe(directory.finished)
-    saved = json.loads(
-        (directory.finished / 'checkpoints' / '8' / '_CHECKPOINT_METADATA').read_text()
-    )
-    assert f'SHA-256 of the arrays: {saved["custom_metadata"]["sha256"]}' in text
-    assert re.search(r'^Step 8, written 20\d\d-.*; other steps there: 4$', text, re.M)
-    rate = f'rate {outcome.manifest["learning_rate"]:g}'
-    assert re.search(rf'^moco +{each.key} +{rate} +8 steps of 8 images, finished$', text, re.M)
+@pytest.fixture(scope='module')
+def stored(tmp_path_factory):
+    """A store whose only stage stands at step 8, its checkpoint of step 4 kept."""
+    directory = StageDirectory(tmp_path_factory.mktemp('stages'), 'moco2', KEY)
+    with contextlib.closing(Checkpoints(directory.partial)) as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(make(step))
+    write_json(directory.partial / SESSIONS, {'parent_key': PARENT, 'sessions': []})
+    return directory.store
 
-    expected = abstract_state(each, tiny_data)
+
+@pytest.fixture
+def directory(stored, tmp_path):
+    return StageDirectory(shutil.copytree(stored, tmp_path / 'stages'), 'moco2', KEY)
+
+
+def finish_parent(store, name, key, parent, **facts):
+    parent = StageDirectory(store, name, key), {'key': key, 'parent_key': parent} | facts
+    parent[0].partial.mkdir(parents=True)
+    parent[0].finish(parts(), parent[1])
+
+
+def row(text, *cells):
+    """Whether a line has just these cells."""
+    return re.search(rf'^{" +".join(map(re.escape, cells))}$', text, re.M)
+
+
+def test_an_unfinished_stage(directory):
+    finish_parent(directory.store, 'moco', PARENT, None, steps=600, learning_rate=0.125)
+    text = inspection.describe(directory.partial)
+    step = directory.partial / 'checkpoints' / '8'
+    about = json.loads((step / ABOUT / ABOUT_FILE).read_text())
+    arrays = trees.by_name(trees.as_dict(make(8)))
+    assert f'SHA-256 of the arrays: {about["arrays_sha256"]}' in text
+    assert about['arrays_sha256'] == trees.sha256(arrays)
+    assert re.search(r'^Step 8, written 20\d\d-.* UTC; other steps there: 4$', text, re.M)
+    assert row(text, 'moco2', KEY, 'unfinished', 'step 8')
+    assert row(text, '<- moco', PARENT, 'finished', 'steps 600, rate 0.125')
+    assert row(text, 'params/encoder/scale', '[4]', 'bfloat16', '8')
+    assert row(text, 'extra/queue', '[16, 2]', 'float32', '128')
+    assert row(text, 'step', '[]', 'int32', '4')
     for part, tree in {
-        'total': expected,
-        **expected,
-        '  teacher': expected['extra']['teacher'],
+        'total': make(8),
+        'opt_state': make(8).params,
+        'extra': make(8).extra,
     }.items():
         leaves = jax.tree.leaves(tree)
-        sizes = [int(np.prod(x.shape)) for x in leaves]
-        nbytes = sum(n * x.dtype.itemsize for n, x in zip(sizes, leaves, strict=True))
-        row = rf'^{part} +{len(leaves)} +{sum(sizes):,} +{nbytes:,}$'
-        assert re.search(row, text, re.M), row
-    assert re.search(r'^extra/queue +\[16, 16\] +float32 +1,024$', text, re.M)
+        sums = len(leaves), sum(x.size for x in leaves), sum(x.nbytes for x in leaves)
+        assert row(text, part, *(f'{value:,}' for value in sums)), part
+    assert row(text, '  projector', '1', '8', '32')
 
 
-def test_every_folder_of_a_stage_will_do(undisturbed, tmp_path):
+def test_a_finished_stage(directory):
+    finish_parent(directory.store, 'moco', PARENT, FIRST, steps=600)
+    told = directory.finish(parts(), {
+        'task': 'moco', 'parent_key': PARENT, 'steps': 8, 'batch_size': 4, 'learning_rate': 0.5,
+        'metrics': {'loss': 1.25}, 'sessions': [1], 'resumed': False,
+    })  # fmt: skip
+    text = inspection.describe(directory.finished)
+    assert text.startswith(f'Bundle {directory.finished}\n')
+    assert row(text, 'moco2', KEY, 'finished', 'steps 8, batch size 4, rate 0.5')
+    assert row(text, '<- moco', PARENT, 'finished', 'steps 600')
+    assert row(text, '<- ?', FIRST, 'not in this store')
+    assert row(text, 'metrics.loss', '1.25') and row(text, 'task', 'moco')
+    assert row(text, 'encoder', told['parts']['encoder']['sha256'])
+    assert row(text, 'projector', '1', '8', '32') and row(text, 'total', '3', '48', '184')
+    assert row(text, 'encoder/params/conv1/kernel', '[3, 3, 1, 4]', 'float32', '144')
+    assert 'Checkpoints' not in text
+
+
+def test_checkpoints_that_were_kept(directory):
+    directory.finish(parts(), {}, keep='all')
+    assert 'Checkpoints were kept: steps 4, 8' in inspection.describe(directory.finished)
+    text = inspection.describe(directory.finished / 'checkpoints')
+    assert text.startswith(f'Checkpoint {directory.finished / "checkpoints" / "8"}\n')
+
+
+def test_a_copy_of_a_bundle(directory, tmp_path):
+    directory.finish(parts(), {'key': KEY, 'steps': 8})
+    shutil.copytree(directory.finished, tmp_path / 'weights')
+    assert row(inspection.describe(tmp_path / 'weights'), 'weights', KEY, 'finished', 'steps 8')
+
+
+def test_every_folder_of_a_stage_will_do(directory, tmp_path):
     """Finished or not, its checkpoints, a step of it, and a run's workdir beside the store."""
-    each, _, directory = undisturbed('rot')
-    steps = directory.finished / 'checkpoints'
-    newest = steps.resolve() / '8'
-    assert inspection.find_step(directory.finished) == newest
-    assert inspection.find_step(steps) == newest
-    assert inspection.find_step(steps / '4') == newest.with_name('4')
-
-    partial = tmp_path / 'stages' / f'{directory.finished.name}.partial'
-    shutil.copytree(directory.finished, partial)
-    (partial / MANIFEST).unlink()
-    shutil.rmtree(partial / 'checkpoints' / '8')
-    # What a killed process leaves, and what a resumed one sets aside.
-    (partial / 'checkpoints' / '6.orbax-checkpoint-tmp' / 'default').mkdir(parents=True)
-    shutil.copytree(partial / 'checkpoints' / '4', partial / 'checkpoints' / '5.broken')
-    assert inspection.find_step(partial).name == '4'
-    assert f'rot  {each.key}    unfinished, at step 4' in inspection.describe(partial)
-    write_json(partial / SESSIONS, {'parent_key': '0123456789abcdef', 'sessions': []})
-    assert '<- ?  0123456789abcdef    not in this store' in inspection.describe(partial)
-
+    steps = directory.partial / 'checkpoints'
+    (steps / '6.orbax-checkpoint-tmp' / 'arrays').mkdir(parents=True)
+    shutil.copytree(steps / '8', steps / '9.broken')
     workdir = tmp_path / 'runs' / 'mine'
     workdir.mkdir(parents=True)
-    write_json(workdir / RUN_FILE, {'last_stage': each.key})
-    assert inspection.find_step(workdir) == (partial / 'checkpoints' / '4').resolve()
+    write_json(workdir / inspection.RUN_FILE, {'last_stage': KEY})
+    expected = inspection.describe(directory.partial)
+    assert f'Checkpoint {steps / "8"}\n' in expected
+    for folder in (steps, steps / '8', workdir):
+        assert inspection.describe(folder) == expected
+    assert f'Checkpoint {steps / "4"}\nStep 4, ' in inspection.describe(steps / '4')
+    assert f'Checkpoint {steps / "9.broken"}\nStep 8, ' in inspection.describe(steps / '9.broken')
+    directory.finish(parts(), {})
+    assert inspection.describe(workdir) == inspection.describe(directory.finished)
 
 
-def test_the_chain_goes_back_to_the_first_stage(undisturbed, tmp_path):
-    each, _, directory = undisturbed('rot')
-    last = tmp_path / directory.finished.name
-    shutil.copytree(directory.finished, last)
-    facts = {'batch_size': 4, 'learning_rate': 0.125}
-    keys = ['a' * 16, 'b' * 16, 'c' * 16]
-
-    def write(folder, steps, parent):
-        folder.mkdir(exist_ok=True)
-        write_json(folder / MANIFEST, {'steps': steps, 'parent_key': parent} | facts)
-
-    write(last, 8, keys[0])
-    write(tmp_path / f'swav-{keys[0]}', 70, keys[1])
-    write(tmp_path / f'moco-{keys[1]}', 600, None)
-    write(tmp_path / f'relloc-{keys[2]}', 5000, None)  # of another curriculum
-    chain = inspection.stage_chain(last)
-    names = [(task, key, manifest['steps']) for task, key, manifest in chain]
-    assert names == [('rot', each.key, 8), ('swav', keys[0], 70), ('moco', keys[1], 600)]
-    text = inspection.describe(last)
-    lines = text[text.index('Stages') :].splitlines()[1:5]
-    assert [line.split()[:2] for line in lines[1:3]] == [['<-', 'swav'], ['<-', 'moco']]
-    assert '600 steps of 4 images' in lines[2] and 'rate 0.125' in lines[2] and not lines[3]
-
-    shutil.rmtree(tmp_path / f'moco-{keys[1]}')
-    assert re.search(rf'^<- \? +{keys[1]} +not in this store$', inspection.describe(last), re.M)
-
-
-def test_no_device_is_touched(undisturbed, tmp_path):
+def test_no_device_is_touched(directory, tmp_path):
     """A platform that does not exist is no obstacle."""
-    _, _, directory = undisturbed('rot')
+    finish_parent(directory.store, 'moco', PARENT, None)
+    folders = [directory.partial, directory.store / f'moco-{PARENT}', tmp_path]
     script = (
-        'import sys; from cxr_jax.store import inspection; '
-        'sys.exit(inspection.main(sys.argv[1:]))'
+        'import sys; from cxr_jax.store.inspection import main; '
+        'print([main(["inspect", folder]) for folder in sys.argv[1:]])'
     )
-
-    def run(*words):
-        return subprocess.run(
-            [sys.executable, '-c', script, *map(str, words)], cwd=ROOT, capture_output=True,
-            text=True, env=os.environ | {'JAX_PLATFORMS': 'nosuchplatform'},
-        )  # fmt: skip
-
-    done = run('inspect', directory.finished)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == inspection.describe(directory.finished) + '\n'
-    wrong = run('inspect', tmp_path)
-    assert (wrong.returncode, wrong.stdout) == (2, '')
-    assert wrong.stderr.startswith(f'{tmp_path} holds no checkpoint')
-    assert len(wrong.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [sys.executable, '-c', script, *folders], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {'JAX_PLATFORMS': 'nosuchplatform'},
+    )  # fmt: skip
+    texts = [inspection.describe(folder) for folder in folders[:2]]
+    assert done.stdout == '\n'.join([*texts, '[0, 0, 2]\n']), done.stderr
+    assert done.stderr.startswith(f'{tmp_path} holds neither')
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_mistakes(undisturbed, tmp_path, capsys):
+def test_mistakes_and_damage(directory, tmp_path, capsys):
     assert inspection.main(['show', str(tmp_path)]) == 2
     assert 'python -m cxr_jax.checkpoint inspect DIR' in capsys.readouterr().err
     assert inspection.main([]) == 2
 
-    write_json(tmp_path / RUN_FILE, {'last_stage': 'd' * 16})
+    write_json(tmp_path / inspection.RUN_FILE, {'last_stage': 'd' * 16})
     with pytest.raises(UserError, match='d{16}.*not reached yet, or --config.store'):
-        inspection.find_step(tmp_path)
+        inspection.describe(tmp_path)
+    (tmp_path / inspection.RUN_FILE).write_text('[]')
+    with pytest.raises(UserError, match='run.json is damaged'):
+        inspection.describe(tmp_path)
 
-    _, _, directory = undisturbed('rot')
-    step = tmp_path / '8'
-    shutil.copytree(directory.finished / 'checkpoints' / '8', step)
-    shutil.rmtree(step / 'default' / 'd')
-    with pytest.raises(UserError, match='8 is damaged'):
-        inspection.describe(step)
-    (step / 'default' / '_METADATA').write_text('{"tree_')
-    with pytest.raises(UserError, match='_METADATA cannot be read'):
-        inspection.describe(step)
+    (directory.partial / 'checkpoints' / '8' / ABOUT / ABOUT_FILE).write_text('{"form')
+    with pytest.raises(UserError, match='arrays.json is damaged'):
+        inspection.describe(directory.partial)
+    directory.finish(parts(), {})
+    (directory.finished / 'projector.safetensors').unlink()
+    with pytest.raises(UserError, match='projector.safetensors is missing'):
+        inspection.describe(directory.finished)
+
+
+def test_a_bundle_of_another_version_is_told(directory):
+    directory.finish(parts(), {})
+    path = directory.finished / 'bundle.json'
+    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
+    with pytest.raises(UserError, match='format 3'):
+        inspection.describe(directory.finished)
+
+
+def test_sizes_are_those_on_disk(directory):
+    """Against the files themselves: 8 bytes and a header before the arrays."""
+    directory.finish(parts(), {})
+    path = directory.finished / 'encoder.safetensors'
+    header = int(np.frombuffer(path.read_bytes()[:8], np.uint64)[0])
+    nbytes = path.stat().st_size - 8 - header
+    assert row(inspection.describe(directory.finished), 'encoder', '2', '40', f'{nbytes:,}')

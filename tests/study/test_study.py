@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.study import get_config, orderings
-from cxr_jax.store.stages import MANIFEST
-from cxr_jax.study import work as study
+from configs.study import get_config
+from cxr_jax.evaluation.measures import headline
+from cxr_jax.run.results import PREDICTIONS_FILE
+from cxr_jax.store.bundle import BUNDLE, read_description, write_bundle
+from cxr_jax.study import work
 from data_pipelines.errors import UserError
 from tests import tiny
 from tests.run.test_killed_process import wait_until
@@ -25,7 +27,7 @@ def overrides(data) -> dict:
     """Flat: a study of tests.tiny."""
     run = {f'run.{k}': v for k, v in tiny.settings('moco_swav_rot_relloc').items()}
     run |= {'run.data.dir': str(data.directory.parents[1]), 'run.stage.rot.search.protocol': 'off'}
-    return run | {'curricula': CURRICULA, 'regions': REGIONS, 'resamples': 200}
+    return run | {'axes.curriculum': CURRICULA, 'axes.region': REGIONS, 'compare.resamples': 200}
 
 
 def tiny_study(data, **changes) -> ConfigDict:
@@ -34,55 +36,101 @@ def tiny_study(data, **changes) -> ConfigDict:
     return ConfigDict(config.to_dict())
 
 
-def test_the_studies_lists():
-    """The reference study: 4 single tasks, 12 ordered pairs, 6 triples that begin with MoCo."""
-    thesis = get_config('thesis')
-    lengths = [name.count('_') for name in thesis.curricula if name not in ('scratch', 'imagenet')]
-    assert [lengths.count(n) for n in range(4)] == [4, 12, 6, 0]
-    assert len(set(thesis.curricula)) == 24 and thesis.class_sets == ('all', 'negative/typical')
-    assert all(name.startswith('moco_') for name in thesis.curricula if name.count('_') == 2)
-    searches = {name: s.search.epochs for name, s in thesis.run.stage.items()}
-    assert searches == dict.fromkeys(('moco', 'swav', 'rot', 'relloc'), 20) | {'classify': 70}
-    everything = get_config('orderings,length=4,preset=demo').curricula
-    assert len(everything) == 1 + 4 + 12 + 24 + 24 == len(set(everything))
-    assert orderings(2, 'rot') == ('rot_moco', 'rot_swav', 'rot_relloc')
-    for wrong in ('nothing', 'thesis,length=2', 'orderings,length=5', 'demo,preset=x'):
-        with pytest.raises(UserError):
-            get_config(wrong)
+def planned(data, workdir, **changes):
+    """(jobs, counts) of a study, for one device."""
+    with tiny.compiled_once():
+        jobs = work.plan_jobs(tiny_study(data, **changes), workdir)
+    return jobs, work.count_stages(jobs, workdir / 'stages')
 
 
 def test_the_plan_counts_every_stage_once(tiny_data, tmp_path):
     """Per region: 1 + 2 + 2 + 3 stages, of which rot of the pair is that of the single task."""
-    config = tiny_study(tiny_data)
-    jobs = study.plan_jobs(config, tiny_data, tmp_path)
-    planned = study.count_stages(jobs, tmp_path / 'stages')
-    assert (planned['curricula'], planned['runs'], planned['stages']) == (4, 8, 16)
-    assert (planned['distinct'], planned['shared'], planned['trained']) == (14, 2, 14)
-    assert planned['estimated_seconds'] is None
-    two = tiny_study(tiny_data, class_sets=('all', 'negative/typical'), seeds=(0, 1))
-    jobs = study.plan_jobs(two, tiny_data, tmp_path)
+    _, counts = planned(tiny_data, tmp_path)
+    assert (counts['runs'], counts['stages']) == (8, 16)
+    assert (counts['distinct'], counts['shared'], counts['trained']) == (14, 2, 14)
+    assert counts['estimated_seconds'] is None
+    two = {'axes.classes': ('all', ('negative', 'typical')), 'seeds': (0, 1)}
+    jobs, counts = planned(tiny_data, tmp_path, **two)
     # Pretext tasks see all images, so both sets of classes share them: 3 of 7 stages a region.
-    assert study.count_stages(jobs, tmp_path)['distinct'] == 2 * 2 * (3 + 2 * 4)
-    assert {job.plan.stages[-1].facts.classes for job in jobs if job.class_set != 'all'} == {
-        ('negative', 'typical')
-    }
-    chosen = [job for job in jobs if job.class_set != 'all'][0].plan.stages[-1].data
-    assert chosen.counts['train'] == sum(tiny_data.class_counts['train'][:2])
+    assert counts['distinct'] == 2 * 2 * (3 + 2 * 4)
+    names = {job.cell.levels['classes']: job.plan.stages[-1].facts.names for job in jobs}
+    assert names['negative/typical'] == ('negative', 'typical') and len(names['all']) == 4
+
+
+def test_the_time_is_estimated_from_finished_stages_of_the_same_tasks(tiny_data, tmp_path):
+    """8 batches of 8 images each; every stage at its task's median rate, and its compilation."""
+    store = tmp_path / 'stages'
+
+    def finish(name, task, rate):
+        (store / name).mkdir(parents=True)
+        write_bundle(store / name, {}, {'task': task, 'images_per_second': rate})
+
+    for i, (task, rate) in enumerate([('rot', 2), ('rot', 4), ('rot', 40), ('relloc', 8)]):
+        finish(f'{task}-{i}', task, rate)
+    assert planned(tiny_data, tmp_path)[1]['estimated_seconds'] is None
+    finish('classify-0', 'classify', 16)
+    (store / 'rot-9').mkdir()
+    (store / 'rot-9' / BUNDLE).write_text('{')
+    assert work.rates_of(store) == {'rot': 4, 'relloc': 8, 'classify': 16}
+    _, counts = planned(tiny_data, tmp_path, **{'axes.curriculum': ('scratch', 'rot')})
+    seconds = 2 * (64 / 4 + 2 * 64 / 16 + 3 * work.COMPILE_SECONDS)
+    assert counts['estimated_seconds'] == pytest.approx(seconds, abs=0.1)
+
+
+def test_sets_are_opened_once_and_each_cell_is_planned_once(tiny_data, tmp_path, monkeypatch):
+    """What runs is the plan that was made, with its notes on what was chosen for the user."""
+    opened, made, ran = [], [], []
+    open_sets, make_plan = work.open_sets, work.make_plan
+
+    def opening(config):
+        opened.append(config.data.name)
+        return open_sets(config)
+
+    def planning(*arguments):
+        made.append(make_plan(*arguments))
+        return made[-1]
+
+    def running(plan, workdir, banner, command):
+        ran.append(plan)
+        return {'test': None}
+
+    monkeypatch.setattr(work, 'open_sets', opening)
+    monkeypatch.setattr(work, 'make_plan', planning)
+    monkeypatch.setattr(work.curriculum, 'run', running)
+    automatic = {'run.stage.moco.task.queue_size': 'auto', 'seeds': (0, 1),
+                 'axes.curriculum': ('scratch', 'moco', 'moco_rot')}  # fmt: skip
+    jobs, _ = planned(tiny_data, tmp_path, **automatic)
+    work.work_through(jobs, '', '')
+    assert len(opened) == 1
+    assert len(ran) == 12 and [id(plan) for plan in ran] == [id(plan) for plan in made]
+    for job in jobs:
+        notes = job.plan.notes.get('moco', [])
+        assert ('moco' in job.tasks) == any('queue_size = ' in note for note in notes)
+
+
+def test_batch_sizes_may_be_searched_with_an_automatic_queue(tiny_data, tmp_path):
+    """Every candidate has a queue of its own, a multiple of its batch."""
+    searched = {'axes.curriculum': ('moco',), 'axes.region': ('full',),
+                'run.stage.moco.task.queue_size': 'auto', 'run.stage.moco.search.epochs': 1,
+                'run.stage.moco.search.protocol': 'thesis', 'run.stage.moco.search.count': 1,
+                'run.stage.moco.search.batch_sizes': (8, 12)}  # fmt: skip
+    [job], _ = planned(tiny_data, tmp_path, **searched)
+    trials = job.plan.stages[0].search.trials
+    assert [trial.settings.batch_size for trial in trials] == [8, 12]
+    assert all(t.task.queue_size % t.settings.batch_size == 0 for t in trials)
 
 
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'curricula': ('rot_nothing',)}, "'rot_nothing' in --config.curricula"),
-        ({'curricula': ('rot_rot',)}, 'join different pretext tasks'),
-        ({'class_sets': ('negative/unknown',)}, 'classes negative, unknown cannot be chosen'),
-        ({'regions': ('lungs',)}, 'data.region=lungs is not known'),
-        ({'seeds': ()}, 'The study is empty'),
+        ({'axes.classes': (('negative', 'unknown'),)}, 'classes negative/unknown, seed 0: .*unkn'),
+        ({'axes.region': ('lungs',)}, 'scratch, region lungs, .*data.region=lungs is not known'),
+        ({'compare.axis': 'regions'}, 'compare.axis=regions is no axis'),
     ],
 )
 def test_what_cannot_be_planned(changes, words, tiny_data, tmp_path):
     with pytest.raises(UserError, match=words):
-        study.plan_jobs(tiny_study(tiny_data, **changes), tiny_data, tmp_path)
+        planned(tiny_data, tmp_path, **changes)
 
 
 @pytest.fixture(scope='module')
@@ -90,15 +138,16 @@ def alone(tiny_data, tmp_path_factory):
     """(workdir, study dict) of one worker, in this process."""
     workdir = tmp_path_factory.mktemp('alone')
     with tiny.compiled_once():
-        return workdir, study.run(tiny_study(tiny_data), workdir)
+        return workdir, work.run(tiny_study(tiny_data), workdir)
 
 
 def trained(workdir) -> dict:
-    """Stage folder -> (hash of its parameters, number of sessions)."""
+    """Stage folder -> (hashes of its parameters, number of sessions)."""
     found = {}
-    for path in (workdir / 'stages').glob(f'*/{MANIFEST}'):
-        manifest = json.loads(path.read_text())
-        found[path.parent.name] = manifest['sha256'], len(manifest['sessions'])
+    for path in (workdir / 'stages').glob(f'*/{BUNDLE}'):
+        told = read_description(path.parent)
+        hashes = {name: part['sha256'] for name, part in told['parts'].items()}
+        found[path.parent.name] = hashes, len(told['sessions'])
     return found
 
 
@@ -106,11 +155,13 @@ def test_what_was_trained_is_what_was_planned(alone):
     workdir, found = alone
     assert len(trained(workdir)) == found['plan']['distinct'] == 14
     assert set(trained(workdir)) == set(found['plan']['missing'])
-    names = [(run['region'], run['name']) for run in found['curricula']]
+    names = [(cell['levels']['region'], cell['levels']['curriculum']) for cell in found['cells']]
     assert names == [(region, name) for region in REGIONS for name in CURRICULA]
-    for run in found['curricula']:
-        assert (workdir / run['directory'] / 'gallery.png').is_file()
+    for cell in found['cells']:
+        assert (workdir / cell['directory'] / 'gallery.png').is_file()
     assert (workdir / 'study.md').is_file() and list((workdir / 'plots').glob('*.png'))
+    stages = [path for path in (workdir / 'stages').glob('*-*/**/*') if path.is_file()]
+    assert found['plan']['bytes'] == sum(path.stat().st_size for path in stages)
 
 
 def test_labels_and_comparisons_follow_from_the_runs(alone):
@@ -118,18 +169,20 @@ def test_labels_and_comparisons_follow_from_the_runs(alone):
     workdir, found = alone
 
     def accuracy(region, name):
-        table = np.load(workdir / 'runs' / f'{region}-all' / f'{name}-seed0' / 'predictions.npz')
-        predicted = table['probabilities'].argmax(1)
+        folder = f'classes=all/region={region}/curriculum={name},seed=0'
+        table = np.load(workdir / 'runs' / folder / PREDICTIONS_FILE)
+        predicted = table['scores'].argmax(1)
         return np.mean([(predicted[table['labels'] == k] == k).mean() for k in range(4)])
 
+    assert found['headline'] == headline(True).name
     for region in REGIONS:
         rot, relloc = accuracy(region, 'rot'), accuracy(region, 'relloc')
         order = 'curriculum' if relloc > rot else 'anti-curriculum' if relloc < rot else 'mixed'
-        [label] = [run['label'] for run in found['curricula']
-                   if (run['region'], run['name']) == (region, 'rot_relloc')]  # fmt: skip
-        assert label == f'full {order}'
+        levels = {'curriculum': 'rot_relloc', 'region': region, 'classes': 'all'}
+        [cell] = [cell for cell in found['cells'] if cell['levels'] == levels]
+        assert (cell['label'], cell['title']) == (f'full {order}', 'rot → relloc')
     for row in found['comparisons']['comparisons']:
-        one, other = (accuracy(row['region'], row[which]) for which in ('name', 'reference'))
+        one, other = (accuracy(row['levels']['region'], row[x]) for x in ('first', 'second'))
         assert row['difference']['value'] == pytest.approx(one - other, abs=1e-9)
     # scratch and the best single task, each against the other three curricula, one pair once.
     assert [f['comparisons'] for f in found['comparisons']['families']] == [5, 5]
@@ -138,9 +191,26 @@ def test_labels_and_comparisons_follow_from_the_runs(alone):
 def test_a_finished_study_is_shown_not_repeated(alone, tiny_data):
     workdir, found = alone
     with tiny.compiled_once(tiny.no_training):
-        again = study.run(tiny_study(tiny_data), workdir)
+        again = work.run(tiny_study(tiny_data), workdir)
     assert again['plan']['found'] == 14 and again['plan']['trained'] == 0
     assert again['means'] == found['means'] and again['comparisons'] == found['comparisons']
+
+
+def test_folds_times_seeds_give_every_image_once_per_seed(tiny_data, tmp_path):
+    """5 folds x 3 seeds, one run a seed: out of fold, every labelled image of the set."""
+    changes = {'axes.curriculum': ('scratch',), 'axes.region': ('full',), 'seeds': (0, 1, 2),
+               'run.data.folds': 5, 'run.stage.classify.epochs': 1}  # fmt: skip
+    with tiny.compiled_once():
+        found = work.run(tiny_study(tiny_data, **changes), tmp_path)
+    everything = sorted(tiny_data.corpus().column('image_id').tolist())
+    for cell in found['cells']:
+        table = np.load(tmp_path / cell['directory'] / PREDICTIONS_FILE)
+        assert sorted(table['image_ids'].tolist()) == everything
+    [mean] = found['means']
+    assert found['folds'] == 5 and mean['seeds'] == [0, 1, 2]
+    assert mean['images'] == len(everything)
+    assert len(mean['figures'][found['headline']]['per_seed']) == 3
+    assert found['plan']['distinct'] == 15
 
 
 def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
@@ -170,5 +240,6 @@ def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
     assert sorted(v[1] for v in shared.values()) == [1] * 13 + [2]
     assert not list(workdir.glob('stages/*.broken')) and not list(workdir.glob('stages/*.partial'))
     found = json.loads((workdir / 'study.json').read_text())
-    for one, other in zip(found['means'], alone[1]['means'], strict=True):
-        assert one['balanced_accuracy'] == other['balanced_accuracy']
+    assert [mean['figures'] for mean in found['means']] == [
+        mean['figures'] for mean in alone[1]['means']
+    ]

@@ -74,8 +74,9 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
-def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
-    """loss, gradients, batch_stats, extra, metrics, embeddings of views [B, ...]."""
+def compiled_loss(task, encoder, devices: int = 1):
+    """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
+    batch_stats, extra, metrics), embeddings)."""
 
     def step(params, state, views):
         def loss_function(params):
@@ -88,9 +89,14 @@ def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNames
         return replicated, aux.embeddings
 
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    compiled = parallel.sharded(step, mesh, (False, False, True), (False, True))
-    rest = {'batch_stats': state.batch_stats, 'extra': state.extra, 'step': state.step}
-    replicated, embeddings = jax.device_get(compiled(state.params, rest, views))
+    return parallel.sharded(step, mesh, (False, False, True), (False, True))
+
+
+def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
+    """loss, gradients, batch_stats, extra, metrics and embeddings of views [B, ...]."""
+    rest = {name: value for name, value in vars(state).items() if name != 'params'}
+    results = compiled_loss(task, encoder, devices)(state.params, rest, views)
+    replicated, embeddings = jax.device_get(results)
     names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
     return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
 

@@ -140,10 +140,18 @@ def test_auto_values_follow_the_data():
         (MoCo(queue_size=100), 'not a multiple of the batch size 64'),
         (MoCo(queue_size=65536), 'larger than the 1000 training images'),
         (MoCo(queue_size=64, key_groups=3), 'key_groups=3 must divide'),
-        (MoCo(queue_size='auto'), 'a queue of at least one batch'),
         (RelativeLocation(image_size=3, jitter=0.9), 'patches of no pixel'),
     ],
 )
 def test_impossible_settings_are_refused(task, words):
     with pytest.raises(UserError, match=words):
         task.resolve(facts())
+
+
+def test_swav_prototypes_are_brought_back_to_unit_length():
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    params = {'encoder': {'kernel': rows}, 'prototypes': {'rows': rows}}
+    after, extra = SwAV().after_update(params, {'queue': rows}, 3)
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(after['prototypes']['rows'], expected, rtol=1e-6)
+    assert after['encoder']['kernel'] is rows and extra['queue'] is rows
