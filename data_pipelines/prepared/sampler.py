@@ -39,11 +39,11 @@ class Sampler:
         if self.balance == 'class' and self.strata is None:
             raise ValueError("balance 'class' needs strata")
 
-    def rows(self, batch: int) -> np.ndarray:
-        """The numbers of the images in the corpus, int32 [B]."""
+    def rows(self, batch: int, part: slice = slice(None)) -> np.ndarray:
+        """The numbers of the images in the corpus, int32 [B]; or only `part` of them."""
         first = batch * self.batch_size
         draw = self._uniform if self.balance == 'none' else self._balanced
-        return np.array(draw(range(first, first + self.batch_size)), np.int32)
+        return np.array(draw(range(first, first + self.batch_size)[part]), np.int32)
 
     def _uniform(self, places: range) -> list[int]:
         n, seed = len(self.corpus), self.seed
