@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import operator
+import sys
 
 import pytest
 from absl import flags
@@ -213,11 +214,12 @@ def test_defaults_and_recipes_are_within_their_ranges(name):
         (['--config.data.label_fraction=0.1'], 'run.data.label_fraction', 0.1),
     ],
 )  # fmt: skip
-def test_flags_arrive_in_the_settings(words, field, value):
+def test_flags_arrive_in_the_settings(words, field, value, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['program', *words])  # which the config's flag looks at
     values = flags.FlagValues()
     config = get_config('moco_moco,preset=demo')
     holder = config_flags.DEFINE_config_dict('config', config, flag_values=values)
-    values(['program', *words])
+    values(sys.argv)
     settings = read_config(holder.value)
     for name in field.split('.'):
         settings = settings[name] if isinstance(settings, dict) else getattr(settings, name)
