@@ -7,6 +7,7 @@ import pytest
 
 from cxr_jax.evaluation.predict import predict
 from cxr_jax.run.trained import load_readout
+from cxr_jax.store.bundle import OWN, read_description, read_parts, write_bundle
 from cxr_jax.store.identity import active, restored
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.classify import Classify
@@ -58,10 +59,19 @@ def test_images_without_the_masks_that_its_region_needs_are_refused(trained, tin
         )
 
 
-def test_a_bundle_that_predicts_nothing_is_refused(undisturbed):
-    _, _, directory = undisturbed('rot')
+def test_a_bundle_that_predicts_nothing_is_refused(tmp_path):
+    write_bundle(tmp_path, {}, {'task': 'rot'})
     with pytest.raises(UserError, match='a stage of rot, which predicts nothing'):
-        load_readout(directory.finished)
+        load_readout(tmp_path)
+
+
+def test_parts_of_another_shape_are_refused(trained, tmp_path):
+    """A bundle whose target has a name less than its head has outputs."""
+    folder = trained[2].folder
+    told = {k: v for k, v in read_description(folder).items() if k not in OWN}
+    write_bundle(tmp_path, read_parts(folder), told | {'target': told['target'][1:]})
+    with pytest.raises(UserError, match=r'readout in .* does not fit.*\n.*head/params/linear/bias'):
+        load_readout(tmp_path)
 
 
 def test_settings_come_back_from_what_a_key_is_made_of():
