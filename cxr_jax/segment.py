@@ -205,12 +205,8 @@ def apply(
     origin: dict,
 ) -> dict:
     """Masks of every image of `data`, quality control, sidecar; returns its card."""
-    ids, found = [], []
-    whole = data.corpus()
-    for record, mask in segmenter.predicted_masks(predict, whole, settings.eval.batch_size):
-        ids.append(str(record['image_id']))
-        found.append(mask)
-    card = masks.write_masks(data, name, ids, found, origin)
+    predicted = segmenter.predicted_masks(predict, data.corpus(), settings.eval.batch_size)
+    card = masks.write_masks(data, name, (mask for _, mask in predicted), origin)
     print(segmentation.format_masks(card))
     return card
 

@@ -85,7 +85,7 @@ def needed_sets(settings: Settings) -> tuple[str, ...]:
     if pretext:
         names += data.pretext
     # Without a readout, the own set is what pretext stages fall back on.
-    if settings.readout or (pretext and not data.pretext) or not settings.stages:
+    if settings.readout or (pretext and not data.pretext):
         names = [data.name, *names]
     return tuple(dict.fromkeys(names))
 

@@ -99,10 +99,6 @@ class _Planner:
         weights = pathlib.Path(run.encoder.weights) if run.encoder.weights else None
         if weights and weights.is_dir():
             return build_encoder(run.encoder, bundled_contract(weights, run))
-        if not images:
-            raise UserError(
-                'The run has no stage: name pretext tasks, or a readout (readout=classify).'
-            )
         name, (train, _) = next(iter(images.items()))
         corpus = splits.train if name == self._settings.readout else train.corpus
         contract = Contract(

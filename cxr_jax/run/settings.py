@@ -132,6 +132,10 @@ def read_config(config: ConfigDict) -> Settings:
     stages = entries.pop('stage')
     run = from_settings(RunSettings(), entries, '')
     names = stage_names(run)
+    if not names:
+        raise UserError(
+            'The run has no stage: name pretext tasks, or a readout (readout=classify).'
+        )
     missing = [name for name in names if name not in stages]
     if missing:
         raise UserError(f'The config has no section stage.{missing[0]} for its curriculum {names}.')

@@ -75,7 +75,7 @@ def from_settings(default, entries: Mapping, where: str):
             raise UserError(f'--config.{path} does not exist; {section} has {", ".join(fields)}.')
         current = getattr(default, name)
         if dataclasses.is_dataclass(current):
-            if not isinstance(value, Mapping):
+            if not hasattr(value, 'items'):
                 raise UserError(f'--config.{path} is a section, not {value!r}; set its fields.')
             changes[name] = from_settings(current, value, path)
             continue
