@@ -123,7 +123,8 @@ def compiled_once(around=lambda step: step, mesh=None):
 
     def build(each, parent, own_mesh):
         program = _build_once(each, parent, own_mesh)
-        return dataclasses.replace(program, step=around(program.step))
+        steps = {name: around(getattr(program, name)) for name in ('step', 'step_together')}
+        return dataclasses.replace(program, **steps)
 
     mesh = mesh or one_device()
     with (

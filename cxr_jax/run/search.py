@@ -212,7 +212,7 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
     if _is_done(trial, directory, epochs):
         return
     if _diverged(trial):
-        trial.values[epochs] = math.nan
+        _give_up(trial, epochs)
         return
     value_of = programs.validator(trial.stage)
 
@@ -225,8 +225,13 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
     try:
         train(training, epochs * trial.stage.facts.steps_per_epoch)
     except NotFinite:
-        trial.values[epochs] = math.nan
+        _give_up(trial, epochs)
         _write_values(trial, directory)
+
+
+def _give_up(trial: Trial, epochs: int) -> None:
+    """A trial that diverged has no value at any of the epochs that are left."""
+    trial.values |= dict.fromkeys({*range(1, epochs + 1)} - trial.values.keys(), math.nan)
 
 
 def _rank(value: float | None, best_first: int) -> float:
