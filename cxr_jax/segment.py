@@ -16,7 +16,6 @@ import sys
 import jax
 import numpy as np
 from absl import flags
-from data_pipelines.prepared.corpus import Corpus
 from ml_collections import ConfigDict
 
 from cxr_jax.evaluation.measures.segmentation import dice_and_iou, mean_figures
@@ -32,6 +31,7 @@ from cxr_jax.store.identity import active
 from cxr_jax.store.inspection import find_stage
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import lung_quality, masks
+from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.data import PreparedSet, open_prepared
 
 SEGMENTER = flags.DEFINE_string('segmenter', None, 'apply: workdir of the trained segmenter.')
