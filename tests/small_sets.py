@@ -36,9 +36,7 @@ def prepare_all(folder: Path) -> Path:
     _plant(raw)
     _draw_f(raw / 'f')
     for name, splits in (('a', 'none'), ('b', 'none'), ('c', 'drawn'), ('f', 'drawn')):
-        prepare(
-            'image_folder', raw / name, data_dir, SIZE, processes=1, name=name, splits=splits
-        )
+        prepare('image_folder', raw / name, data_dir, SIZE, processes=1, name=name, splits=splits)
     return data_dir
 
 
@@ -153,7 +151,7 @@ def _draw_f(folder: Path) -> None:
             cells[1] = ''
         if patient == 7:
             cells = ['', '']
-        columns = {f'finding:{finding}': cell for finding, cell in zip(FINDINGS, cells, strict=True)}
+        columns = {f'finding:{FINDINGS[k]}': cells[k] for k in range(2)}
         rows.append({'file': name, 'patient': f'f{patient}'} | columns)
         splits.append({'patient': f'f{patient}', 'split': split_of(patient, (24, 28))})
     _write(folder / 'metadata.csv', rows)

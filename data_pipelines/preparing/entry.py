@@ -13,6 +13,8 @@ from data_pipelines.preparing.identity import digest, pseudonym
 from data_pipelines.preparing.ingest import IngestedImage
 from data_pipelines.raw.resize import transform_boxes
 
+IDS = ('image_id', 'patient', 'study')
+
 
 @dataclass
 class Entry:
@@ -37,8 +39,11 @@ class Entry:
         self.study = digest('study', item.study) if item.study else meta['study'] or self.image
 
     def ids(self, salt: bytes) -> dict[str, str]:
-        """The pseudonyms {'image_id', 'study', 'patient'}. A patient's and a study's are the same in
-        every set of the data folder; a file's is not, as files of other sets may have its name."""
+        """The pseudonyms {'image_id', 'patient', 'study'}.
+
+        A patient and a study have theirs in all sets of the data folder, an image in its own set:
+        others may have files of the same name.
+        """
         image = pseudonym(salt, digest('image', f'{self.set_name}/{self.image}'))
         return {
             'image_id': image,
@@ -122,7 +127,7 @@ def make_index(entries: Sequence[Entry], n_names: int, salt: bytes) -> Index:
     metas, ids = [entry.meta for entry in entries], [entry.ids(salt) for entry in entries]
     no_lungs = (0, 0, 0)
     return Index(
-        **{field: texts([each[field] for each in ids]) for field in ('image_id', 'patient', 'study')},
+        **{field: texts([each[field] for each in ids]) for field in IDS},
         source=texts([e.source for e in entries]),
         view=texts([e.view for e in entries]),
         sex=texts([e.sex for e in entries]),

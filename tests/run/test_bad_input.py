@@ -3,45 +3,22 @@
 The command line runs in this process, on prepared sets without records.
 """
 
-import errno
 import pathlib
-import signal
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 from configs.curriculum import get_config
-from cxr_jax import main, report
-from cxr_jax.run import curriculum, embedded
-from cxr_jax.runtime import command_line
-from cxr_jax.runtime.interrupt import Interrupted
+from cxr_jax.run import curriculum
 from data_pipelines.prepared.data import CARD_FORMAT
 from tests.bare_sets import write_bare
+from tests.run.conftest import Stop, stop
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'curriculum.py'
 DEMO = f'{CONFIG}:moco_rot,preset=demo'
 SIZE = get_config('moco_rot,preset=demo').data.size
 HERE = '--config.data.dir=prepared'
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """The command line in an empty folder: words -> code, out, err. Whatever trains is stopped."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(curriculum, 'run_stage', stop)
-    monkeypatch.setattr(embedded, 'prepare', stop)
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['main.py', *map(str, words)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-            command_line.run(main.main, main.EXAMPLE, ('curriculum', 'readout', 'preset'))
-        return SimpleNamespace(code=stopped.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 def assert_refused(outcome, *words):
@@ -62,9 +39,15 @@ def assert_refused(outcome, *words):
         (['--config', CONFIG], ['No tasks were named', 'curriculum.py:moco_swav_rot']),
         (['--config', f'{CONFIG}:moco_mocco'], ["'mocco'", 'Known tasks: moco, swav, rot']),
         (['--config', f'{CONFIG}:rot_classify'], ["'classify'", 'The readout follows']),
-        (['--config', f'{CONFIG}:rot,readout=segment'], ['readout=segment', 'classify, findings, none']),
+        (
+            ['--config', f'{CONFIG}:rot,readout=segment'],
+            ['classify, findings, none'],
+        ),
         (['--config', f'{CONFIG}:scratch,readout=none', HERE], ['no stage', 'readout=classify']),
-        (['--config', f'{CONFIG}:rot,preset=tiny'], ['preset=tiny', 'auto, siim_study, demo, papers, thesis']),
+        (
+            ['--config', f'{CONFIG}:rot,preset=tiny'],
+            ['auto, siim_study, demo, papers, thesis'],
+        ),
         (['--config', f'{CONFIG}:rot,seed=1'], ["'seed=1'", 'preset= one of']),
         (['--config', DEMO, 'stray'], ["'stray'", 'flags']),
         (['--confg', DEMO], ["'confg'", 'config']),
@@ -118,7 +101,7 @@ def test_the_command_line_itself(command, words, expected):
         ('stage.moco.epochs=0', ['stage.moco.epochs=0', '1 or more']),
         ('stage.moco.batch_size=0', ['stage.moco.batch_size=0', '1 or more']),
         ('stage.moco.batch_size=12', ['not a multiple of the 8 devices', 'use 8']),
-        ('stage.moco.batch_size=568', ['larger than what it trains on', '560 images of synthetic_cxr', 'use 560']),
+        ('stage.moco.batch_size=568', ['larger than what', '560 images of synthetic_cxr', 'use 560']),
         ('eval.batch_size=12', ['eval.batch_size=12', 'not a multiple of the 8 devices']),
         ('eval.resamples=0', ['eval.resamples=0', '1 or more']),
         ('seed=-1', ['seed=-1', '0 or more']),
@@ -240,17 +223,6 @@ def test_workdirs_that_cannot_be_used(command, tmp_path):
     assert_refused(command(*words, '--workdir=/sys/run'), '/sys/run cannot be used (')
 
 
-@pytest.mark.parametrize(
-    ('module', 'where'),
-    [(main, 'make_plan'), (curriculum, 'initial_parts'), (curriculum, 'run_stage')],
-)
-def test_sigterm_outside_training_exits_with_75(module, where, command, tmp_path, monkeypatch):
-    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    monkeypatch.setattr(module, where, lambda *unused: signal.raise_signal(signal.SIGTERM))
-    outcome = command('--config', DEMO, HERE)
-    assert outcome.code == 75 and 'start the same command again' in outcome.err
-
-
 def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeypatch):
     write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
     words = ['--config', DEMO, HERE, '--workdir=run']
@@ -263,103 +235,6 @@ def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeyp
     assert_refused(outcome, 'run holds a run with other', 'give another --workdir', 'seed: 0, 7')
     assert 'stage.rot.optimizer.lr: 0.02, 0.5' in outcome.err and 'moco' not in outcome.err
     assert {path: path.read_text() for path in pathlib.Path('run').iterdir()} == before
-
-
-class Stop(Exception):
-    """Ends a run that has come far enough, past the handling of known errors."""
-
-
-def stop(*args, **more):
-    raise Stop
-
-
-@pytest.mark.parametrize(
-    ('error', 'code', 'words'),
-    [
-        (OSError(errno.ENOSPC, 'No space left on device'), 2, 'Free space and start again'),
-        (PermissionError(errno.EACCES, 'Permission denied', 'store'), 2, 'store cannot be used'),
-        (Interrupted('stage rot stopped'), 75, 'start the same command again'),
-        (KeyboardInterrupt(), 75, 'start the same command again'),
-    ],
-)
-def test_exit_codes(command, tmp_path, monkeypatch, error, code, words):
-    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr(curriculum, 'run', fail)
-    outcome = command('--config', DEMO, HERE)
-    assert outcome.code == code and words in outcome.err
-
-
-def test_a_defect_of_the_program_keeps_its_traceback(command, tmp_path, monkeypatch):
-    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    monkeypatch.setattr(curriculum, 'run', stop)
-    with pytest.raises(Stop):
-        command('--config', DEMO, HERE)
-
-
-@pytest.fixture
-def recipe(command, monkeypatch):
-    """Runs the command line up to the curriculum: words -> config, banner, prepared data sets."""
-
-    def run(*words):
-        seen, prepared = [], []
-        monkeypatch.setattr(main, 'open_sets', lambda config: {})
-        monkeypatch.setattr(main, 'make_plan', lambda config, sets, devices: config)
-        monkeypatch.setattr(curriculum, 'run', lambda *args: seen.append(args))
-        monkeypatch.setattr(report, 'format_table', str)
-        monkeypatch.setattr(embedded, 'prepare', lambda *args, **more: prepared.append(args))
-        outcome = command('--config', f'{CONFIG}:rot', *words)
-        assert outcome.code is None, outcome.err
-        [(config, workdir, banner, _)] = seen
-        assert banner in outcome.out
-        return config, workdir, banner, prepared
-
-    return run
-
-
-def test_auto_without_data_is_the_demo_and_says_so(recipe):
-    config, workdir, banner, prepared = recipe(
-        '--config.seed=5', '--config.stage.rot.optimizer.milestones=(0.1, 0.2)',
-        '--config.stage.rot.task.augment.flip=0.25', '--config.stage.rot.optimizer.nesterov',
-    )  # fmt: skip
-    demo = get_config('rot,preset=demo')
-    demo.seed = 5
-    demo.stage.rot.optimizer.milestones = (0.1, 0.2)
-    demo.stage.rot.optimizer.nesterov = True
-    demo.stage.rot.task.augment.flip = 0.25
-    assert config.to_dict() == demo.to_dict() and config.is_locked
-    assert 'no prepared SIIM data was found' in banner and str(workdir) == 'runs/rot-demo'
-    assert prepared == [('synthetic_cxr', None, 'data', SIZE)]
-
-
-@pytest.mark.parametrize('size', [256, 512])
-def test_auto_with_prepared_siim_is_the_siim_study(recipe, tmp_path, size):
-    """Whatever its size: one that the config does not ask for is an error that lists the sizes."""
-    write_bare(tmp_path / 'data', 'siim_covid19', size)
-    config, workdir, banner, prepared = recipe('--config.stage.rot.epochs=3')
-    study = get_config('rot,preset=siim_study')
-    study.stage.rot.epochs = 3
-    assert config.to_dict() == study.to_dict()
-    assert (banner, prepared, str(workdir)) == ('', [], 'runs/rot-siim_study')
-
-
-def test_auto_with_named_data_is_the_siim_study(recipe):
-    config, _, banner, prepared = recipe('--config.data.name=synthetic_cxr')
-    assert config.preset == 'siim_study' and config.data.name == 'synthetic_cxr'
-    assert 'phantom' in banner and 'Demo recipe' not in banner
-    assert prepared == [('synthetic_cxr', None, 'data', 256)]
-    config, _, banner, prepared = recipe('--config.data.dir=elsewhere')
-    assert config.preset == 'siim_study' and (banner, prepared) == ('', [])
-    config, *_ = recipe("--config.data.pretext=('mine',)")
-    assert config.preset == 'siim_study' and config.data.pretext == ('mine',)
-
-
-def test_auto_with_named_data_that_is_not_there_is_an_error(command):
-    outcome = command('--config', f'{CONFIG}:rot', '--config.data.dir=mine')
-    assert_refused(outcome, 'data_pipelines.prepare --dataset siim_covid19', '--data_dir mine')
 
 
 def test_a_network_that_cannot_see_the_patches(command, tmp_path):

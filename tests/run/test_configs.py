@@ -62,7 +62,8 @@ def test_arguments_that_mean_nothing(argument):
 
 
 def test_thesis_is_another_name_of_the_siim_study():
-    assert get_config(f'{EVERYTHING},preset=thesis') == get_config(f'{EVERYTHING},preset=siim_study')
+    study, same = (get_config(f'{EVERYTHING},preset={name}') for name in ('siim_study', 'thesis'))
+    assert study == same
 
 
 @pytest.mark.parametrize('preset', ['auto', *presets.RECIPES])
@@ -121,14 +122,15 @@ def test_papers_is_the_methods_own_settings(name):
         stage.batch_size, stage.epochs, optimizer.name, optimizer.lr, optimizer.weight_decay,
         optimizer.head_weight_decay, optimizer.schedule, optimizer.warmup_epochs,
     )  # fmt: skip
-    assert found == {
+    expected = {
         'rot': (128, 70, 'sgd', 0.2, 1e-4, 1e-4, 'step', 5.0),
         'relloc': (512, 70, 'sgd', 0.2, 1e-4, 5e-4, 'step', 5.0),
         'moco': (256, 200, 'sgd', 0.03, 1e-4, 1e-4, 'cosine', 0.0),
         'swav': (256, 200, 'larc', 0.6, 1e-6, 1e-6, 'cosine', 0.0),
         'classify': (256, 90, 'sgd', 0.1, 1e-4, 1e-4, 'step', 0.0),
         'findings': (256, 90, 'sgd', 0.1, 1e-4, 1e-4, 'step', 0.0),
-    }[name]
+    }
+    assert found == expected[name]
     assert optimizer.momentum == 0.9 and not optimizer.nesterov
 
 
@@ -208,7 +210,7 @@ def test_defaults_and_recipes_are_within_their_ranges(name):
         (["--config.stage.moco2.data.sets=('a', 'b')"], 'stages.moco2.data.sets', ('a', 'b')),
         (['--config.stage.moco.task.queue_size=auto'], 'stages.moco.task.queue_size', 'auto'),
         (['--config.stage.moco.task.queue_size=512'], 'stages.moco.task.queue_size', 512),
-        (['--config.stage.moco.search.batch_sizes=(8,16)'], 'stages.moco.search.batch_sizes', (8, 16)),
+        (['--config.stage.rot.search.batch_sizes=(8,9)'], 'stages.rot.search.batch_sizes', (8, 9)),
         (["--config.data.pretext=('nih14','mine')"], 'run.data.pretext', ('nih14', 'mine')),
         (['--config.stage.moco.optimizer.nesterov'], 'stages.moco.optimizer.nesterov', True),
         (['--config.data.label_fraction=0.1'], 'run.data.label_fraction', 0.1),
@@ -217,7 +219,7 @@ def test_defaults_and_recipes_are_within_their_ranges(name):
 def test_flags_arrive_in_the_settings(words, field, value, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['program', *words])  # which the config's flag looks at
     values = flags.FlagValues()
-    config = get_config('moco_moco,preset=demo')
+    config = get_config('moco_moco_rot,preset=demo')
     holder = config_flags.DEFINE_config_dict('config', config, flag_values=values)
     values(sys.argv)
     settings = read_config(holder.value)

@@ -110,9 +110,7 @@ def test_no_stage_of_a_fold_sees_who_is_tested_in_it(sets, search):
         for stage in branch.stages:
             for held_out in (tested, judged):
                 for field in ('patient', 'study', 'image_id', 'content'):
-                    both = np.intersect1d(
-                        stage.train.corpus.column(field), held_out.column(field)
-                    )
+                    both = np.intersect1d(stage.train.corpus.column(field), held_out.column(field))
                     assert not [value for value in both if value], (branch.fold, stage.name, field)
             left_out += stage.left_out.images
     labelled = (sets['c'].index.labels == 1).any(1)

@@ -1,7 +1,7 @@
 """Keys of stages: equal to those on record, unless something that is active changes.
 
-tests/golden/keys.json is written by `JAX_PLATFORMS=cpu python -m tests.run.test_keys`: only together with a change of
-what the same settings mean, for which identity.FORMAT is raised.
+tests/golden/keys.json is written by `JAX_PLATFORMS=cpu python -m tests.run.test_keys`: only
+together with a change of what the same settings mean, for which identity.FORMAT is raised.
 """
 
 import dataclasses

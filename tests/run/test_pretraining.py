@@ -1,4 +1,4 @@
-"""Many images without labels, few with: MoCo on a, MoCo on b, a classifier on a tenth of c's labels.
+"""Many images without labels, few with: MoCo on a, MoCo on b, classifier on a tenth of c's labels.
 
 The sets are those of tests/small_sets.py.
 """

@@ -77,7 +77,7 @@ def test_a_field_that_is_not_neutral_at_its_default_is_in_the_key():
 
 def test_a_key_is_the_hash_of_canonical_json():
     content = {'b': [1, 2.5], 'a': {'y': None, 'x': 'é'}}
-    text = '{"a":{"x":"\\u00e9","y":null},"b":[1,2.5],"format":%d}' % FORMAT
+    text = '{"a":{"x":"\\u00e9","y":null},"b":[1,2.5],"format":' + f'{FORMAT}}}'
     assert key_of(content) == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert key_of(dict(reversed(content.items()))) == key_of(content)
     with pytest.raises(ValueError, match='JSON'):
