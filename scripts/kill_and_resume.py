@@ -31,7 +31,8 @@ def start(workdir: pathlib.Path, flags: list[str]) -> subprocess.Popen:
     )
 
 
-def final_hash(workdir: pathlib.Path) -> str:
+def final_hash(workdir: pathlib.Path) -> list[str]:
+    """Of the parameters of the last stage, of each fold."""
     return json.loads((workdir / 'results.json').read_text())['params_sha256']
 
 

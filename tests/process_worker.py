@@ -45,18 +45,18 @@ def exact(folder: pathlib.Path, mesh) -> None:
             hosts.on_first(lambda case=case, found=found: np.savez(folder / case, **found))
 
 
-def config_of(name: str, data, workdir: pathlib.Path):
-    """Config of one of RUNS, with a store of its own."""
+def plan_of(name: str, data, workdir: pathlib.Path, devices: int):
+    """Plan of one of RUNS, with a store of its own."""
     tasks, changes = RUNS[name]
-    return tiny.make_config(data, tasks, store=str(workdir / 'stages'), **changes)
+    return tiny.make_plan(data, tasks, devices=devices, store=str(workdir / 'stages'), **changes)
 
 
 def whole_run(name: str, data, mesh, workdir: pathlib.Path, around) -> str:
     """What a run says at its end: 'finished', or that it was interrupted."""
-    config = config_of(name, data, workdir)
+    plan = plan_of(name, data, workdir, mesh.size)
     try:
         with tiny.compiled_once(around, mesh):
-            curriculum.run(config, workdir)
+            curriculum.run(plan, workdir)
     except Interrupted as told:
         return str(told)
     return 'finished'
