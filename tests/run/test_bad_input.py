@@ -101,7 +101,7 @@ def test_the_command_line_itself(command, words, expected):
         ('stage.moco.epochs=0', ['stage.moco.epochs=0', '1 or more']),
         ('stage.moco.batch_size=0', ['stage.moco.batch_size=0', '1 or more']),
         ('stage.moco.batch_size=12', ['not a multiple of the 8 devices', 'use 8']),
-        ('stage.moco.batch_size=568', ['larger than what', '560 images of synthetic_cxr', 'use 560']),
+        ('stage.moco.batch_size=568', ['larger than what', '560 images of synthetic', 'use 560']),
         ('eval.batch_size=12', ['eval.batch_size=12', 'not a multiple of the 8 devices']),
         ('eval.resamples=0', ['eval.resamples=0', '1 or more']),
         ('seed=-1', ['seed=-1', '0 or more']),
