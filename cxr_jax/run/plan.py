@@ -8,7 +8,7 @@ from cxr_jax.run.candidates import candidates, describe
 from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.settings import Settings, kind_of, read_config
-from cxr_jax.run.weights import bundled_contract, weights_hash
+from cxr_jax.run.weights import bundled_contract, told_of, weights_hash
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
@@ -84,6 +84,8 @@ class _Planner:
             judged = validation if name == self._settings.readout else judged
             of_stage = _OfStage(name, train, judged, left_out, encoder, parent)
             stage, notes = self._stage(of_stage, settings)
+            if not stages and self._settings.run.encoder.weights:
+                notes = [*notes, *told_of(self._settings.run.encoder.weights)]
             self.notes.setdefault(name, notes)
             stages.append(stage)
             parent = stage.key

@@ -36,3 +36,15 @@ def weights_hash(path: str, takes: tuple[str, ...] = ('encoder',)) -> str:
             f'--config.encoder.weights={path} cannot be read ({error.strerror}); name a '
             '.safetensors file, or the folder of a finished stage.'
         ) from None
+
+
+def told_of(path: str) -> list[str]:
+    """What a user must know of a finished stage that a run starts from; nothing of a file."""
+    if not pathlib.Path(path).is_dir():
+        return []
+    told = read_description(pathlib.Path(path))
+    sets = ', '.join(each['name'] for each in told['data']['sets'])
+    return [
+        f'starts from {told["stage"]}, which trained on images of {sets}: whether images that are '
+        'tested here were among them is not checked'
+    ]
