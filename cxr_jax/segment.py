@@ -16,7 +16,6 @@ import sys
 import jax
 import numpy as np
 from absl import flags
-from data_pipelines.prepared.corpus import Corpus
 from ml_collections import ConfigDict
 
 from cxr_jax.evaluation.measures.segmentation import dice_and_iou, mean_figures
@@ -32,6 +31,7 @@ from cxr_jax.store.identity import active
 from cxr_jax.store.inspection import find_stage
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import lung_quality, masks
+from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.data import PreparedSet, open_prepared
 
 SEGMENTER = flags.DEFINE_string('segmenter', None, 'apply: workdir of the trained segmenter.')
@@ -205,12 +205,8 @@ def apply(
     origin: dict,
 ) -> dict:
     """Masks of every image of `data`, quality control, sidecar; returns its card."""
-    ids, found = [], []
-    whole = data.corpus()
-    for record, mask in segmenter.predicted_masks(predict, whole, settings.eval.batch_size):
-        ids.append(str(record['image_id']))
-        found.append(mask)
-    card = masks.write_masks(data, name, ids, found, origin)
+    predicted = segmenter.predicted_masks(predict, data.corpus(), settings.eval.batch_size)
+    card = masks.write_masks(data, name, (mask for _, mask in predicted), origin)
     print(segmentation.format_masks(card))
     return card
 

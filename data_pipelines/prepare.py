@@ -84,7 +84,7 @@ def prepare(
         beam.prepare_files(missing(tasks.values()), beam_runner, beam_options)
     failed = decode(missing(tasks.values()), processes)
     entries = [
-        Entry(item, ingest.load_meta(tasks[item.relative].result), len(listing.names))
+        Entry(item, ingest.load_meta(tasks[item.relative].result), len(listing.names), what.name)
         for item in listing.items
         if item.relative not in failed
     ]

@@ -11,6 +11,7 @@
     python scripts/bench.py ingest                   reading DICOM files against the obvious script
     python scripts/bench.py checkpoint               saving and restoring a whole state
     python scripts/bench.py scale                    1 to 8 devices; 1,000 to 100,000 images
+    python scripts/bench.py against --old DIR        some of these, and those of an older checkout
 
 Sides that are compared take turns, so that a busy machine slows all; medians and the least and
 largest value of all --rounds are given.
@@ -22,8 +23,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cxr_jax.tasks import TASKS
-from scripts.benches import checkpoint, data, roofline, scale, start, step, train, views  # noqa: E402
+from scripts.benches import (  # noqa: E402
+    against,
+    checkpoint,
+    data,
+    roofline,
+    scale,
+    start,
+    step,
+    train,
+    views,
+)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,20 +52,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add('step', step.bench_step).add_argument('--against', choices=('xla', 'torch'), default='xla')
     add('roofline', roofline.bench_roofline)
     add('views', views.bench_views).add_argument(
-        '--task', dest='tasks', nargs='+', choices=TASKS, default=tuple(TASKS)
+        '--task', dest='tasks', nargs='+', choices=views.ALL, default=views.ALL
     )
     add('train', train.bench_train).add_argument(
-        '--task', dest='tasks', nargs='+', choices=TASKS, default=train.TASKS
+        '--task', dest='tasks', nargs='+', choices=views.ALL, default=train.TASKS
     )
-    add('together', train.bench_together).add_argument('--task', choices=TASKS, default='rot')
+    add('together', train.bench_together).add_argument('--task', choices=views.ALL, default='rot')
     add('start', start.bench_start, rounds=3)
     add('input', data.bench_input)
     add('ingest', data.bench_ingest)
     add('checkpoint', checkpoint.bench_checkpoint)
     more = add('scale', scale.bench_scale)
-    more.add_argument('--task', choices=TASKS, default='classify')
+    more.add_argument('--task', choices=views.ALL, default='classify')
     more.add_argument('--devices', type=int, nargs='*', default=scale.DEVICES)
     more.add_argument('--records', type=int, nargs='*', default=scale.RECORDS)
+    both = add('against', against.bench_against, rounds=3)
+    both.add_argument('--old', type=Path, required=True, help='an older checkout')
+    both.add_argument(
+        '--what', type=against.parse_what, default='step,input', help=','.join(against.WHAT)
+    )
     return parser.parse_args(argv)
 
 

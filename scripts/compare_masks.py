@@ -1,9 +1,10 @@
-"""AIL of a trained classifier with the stored lung masks and with a segmenter's, image by image.
+"""AIL of a trained readout with the stored lung masks and with a segmenter's, image by image.
 
-    python -m scripts.compare_masks --workdir runs/scratch-demo --masks unet
+    python -m scripts.compare_masks --readout runs/scratch-demo --masks unet
 
-`--workdir`: a finished run of cxr_jax.main; `--masks`: a sidecar of its data (cxr_jax.segment
-apply). Only test images that have both masks count. One JSON line on stdout.
+`--readout`: the workdir of a run that ended in a readout, or its bundle; `--masks`: a sidecar of
+the set that it was trained on (cxr_jax.segment apply). Only test images that have both masks count.
+One JSON line on stdout.
 """
 
 import argparse
@@ -12,33 +13,45 @@ import pathlib
 import sys
 
 import numpy as np
-from cxr_jax.evaluation.overlap import mean_figures
-from cxr_jax.run.finished import find_classifier
-from ml_collections import ConfigDict
 
-from cxr_jax.run.workdir import RUN_FILE
+from cxr_jax.evaluation.measures.segmentation import mean_figures
+from cxr_jax.run.embedded import DATA_DIR
+from cxr_jax.run.trained import load_readout
+from cxr_jax.runtime import parallel
+from cxr_jax.store.inspection import find_stage
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.data import open_prepared
 
 COLUMNS = ('ail_stored', 'ail_masks', 'area_stored', 'area_masks')
+BATCH = 64
 
 
-def both_masks(workdir: pathlib.Path, masks: str, data_dir: str, store: str):
+def both_masks(folder: pathlib.Path, masks: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     """(table [N, 4] of COLUMNS in [0, 1], patients [N]) of the test images with both masks."""
-    config = ConfigDict(json.loads((workdir / RUN_FILE).read_text())['config'])
-    config.data.dir, config.store = data_dir, store
-    classifier = find_classifier(config, workdir)
-    data = classifier.stage.data
-
+    readout = load_readout(find_stage(folder))
+    data = readout.description['run']['data']
+    if data.get('folds'):
+        raise UserError(
+            f'{folder} was cross-validated: images of the test split were trained on. Name a run '
+            'without folds.'
+        )
+    prepared = open_prepared(data_dir, data['name'], readout.encoder.contract.size)
     found = []
-    for each in (data, data.with_masks(masks)):
-        rows = classifier.predict('test', each)
+    for each in (prepared, prepared.with_masks(masks)):
+        corpus = each.corpus('test')
+        corpus = corpus.take(corpus.column('has_mask'))
+        if not len(corpus):
+            raise UserError(f'No test image of {prepared.directory} has a lung mask.')
+        rows = readout.predict(corpus, parallel.data_mesh(), BATCH)
         known = np.flatnonzero(np.isfinite(rows.ail))
         found.append({rows.image_ids[k]: (rows.ail[k], rows.lung_area[k], rows.patients[k])
                       for k in known})  # fmt: skip
     stored, other = found
     shared = [image for image in stored if image in other]
     if not shared:
-        raise UserError(f'No test image of {data.directory} has a stored mask and one of {masks}.')
+        raise UserError(
+            f'No test image of {prepared.directory} has a stored mask and one of {masks}.'
+        )
     table = [(stored[i][0], other[i][0], stored[i][1], other[i][1]) for i in shared]
     return np.array(table, np.float64), np.array([stored[i][2] for i in shared])
 
@@ -56,15 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--workdir', type=pathlib.Path, required=True)
+    parser.add_argument('--readout', type=pathlib.Path, required=True)
     parser.add_argument('--masks', required=True, help='name of the sidecar')
-    parser.add_argument('--data_dir', default='data')
-    parser.add_argument('--store', default='', help='folder of the stages, if not beside it')
+    parser.add_argument('--data_dir', default=DATA_DIR)
     arguments = parser.parse_args()
     try:
-        table, patients = both_masks(
-            arguments.workdir, arguments.masks, arguments.data_dir, arguments.store
-        )
+        table, patients = both_masks(arguments.readout, arguments.masks, arguments.data_dir)
         print(json.dumps(compare(table, patients, resamples=2000)))
     except (UserError, OSError) as error:
         sys.exit(str(error))

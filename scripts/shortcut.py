@@ -16,18 +16,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from cxr_jax.evaluation.metrics import attention_figures, classification_figures
-from cxr_jax.run.finished import find_classifier
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
+from cxr_jax.evaluation import measures
+from cxr_jax.evaluation.difference import paired_difference
+from cxr_jax.report.blocks import Text, table
 from cxr_jax.report.formats import interval, percent, plain
-from cxr_jax.report.page import table
+from cxr_jax.report.markdown import to_markdown
 from cxr_jax.run import curriculum, embedded
+from cxr_jax.run.corpora import open_sets
+from cxr_jax.run.plan import make_plan
+from cxr_jax.run.results import PREDICTIONS_FILE
+from cxr_jax.run.trained import load_readout
+from cxr_jax.runtime import parallel
 from cxr_jax.runtime.compilation import use_cache
 from cxr_jax.runtime.interrupt import EXIT_CODE, Interrupted
 from cxr_jax.store.files import write_text
-from cxr_jax.study.comparison import aligned, paired_difference
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import prepare
 from data_pipelines.preparing.identity import SALT_FILE
@@ -49,14 +54,15 @@ RECIPE = {
     'stage.classify.task.augment.crop_scale': (1.0, 1.0),
     'stage.classify.task.augment.flip': 0.0,
 }
-HEADER = (
-    'region', 'marker follows the label in training', 'balanced accuracy, test',
-    'balanced accuracy, unseen patients marked as in training', 'AIL, test', 'AIL, unseen',
-)  # fmt: skip
-CHANGE = (
-    'region', 'test accuracy, on - off', 'p (paired bootstrap)', 'AIL, test, on - off',
+HEADLINE = measures.headline(exclusive=True)
+HEADER = [
+    'region', 'marker follows the label in training', f'{HEADLINE.title}, test',
+    f'{HEADLINE.title}, unseen patients marked as in training', 'AIL, test', 'AIL, unseen',
+]  # fmt: skip
+CHANGE = [
+    'region', f'{HEADLINE.title}, test, on - off', 'p (paired bootstrap)', 'AIL, test, on - off',
     'AIL, unseen, on - off',
-)  # fmt: skip
+]  # fmt: skip
 
 
 def prepare_sets(folder: Path, images: int) -> dict[str, Path]:
@@ -83,60 +89,64 @@ def make_config(data_dir: Path, region: str, epochs: int) -> ConfigDict:
 
 def run_one(data_dir: Path, region: str, marker: str, epochs: int, workdir: Path) -> dict:
     """Trains and evaluates one classifier, or finds it; its tables of predictions."""
-    config = make_config(data_dir, region, epochs)
+    config, mesh = make_config(data_dir, region, epochs), parallel.data_mesh()
+    plan = make_plan(config, open_sets(config), mesh.size)
     command = f'python -m scripts.shortcut {workdir.parent}'
-    curriculum.run(config, workdir, embedded.BANNER, command)
-    with np.load(workdir / curriculum.PREDICTIONS_FILE) as predictions:
+    results = curriculum.run(plan, workdir, embedded.BANNER, command)
+    with np.load(workdir / PREDICTIONS_FILE) as predictions:
         tested = dict(predictions)
     # The validation split of its own set: unseen patients, whose marker is that of training.
-    found = find_classifier(config, workdir).predict('validation')
-    unseen = {name: getattr(found, name) for name in curriculum.PREDICTIONS}
+    readout = load_readout(curriculum.store_of(plan, workdir) / results['bundles'][0])
+    validation = plan.data.labelled(plan.data.splits[0].validation).corpus
+    unseen = readout.predict(validation, mesh, config.eval.batch_size).table()
     return {'region': region, 'marker': marker, 'test': tested, 'unseen': unseen}
 
 
 def figures(predictions: dict) -> dict:
-    """Balanced accuracy, AIL and lung area of one table of predictions."""
-    rows = predictions['labels'], predictions['patients'], CLASSES, SEED
-    accuracy = classification_figures(predictions['probabilities'], *rows)['balanced_accuracy']
-    attention = attention_figures(predictions['ail'], predictions['lung_area'], *rows)
-    return {'accuracy': accuracy, **{key: attention[key] for key in ('ail', 'lung_area')}}
+    """The headline measure, AIL and lung area of one table of predictions."""
+    of_table = predictions, CLASSES, True, SEED
+    found = measures.evaluate(*of_table)['figures'][HEADLINE.name]['figure']
+    attention = measures.attention_figures(*of_table)
+    return {'headline': found, **{key: attention[key] for key in ('ail', 'lung_area')}}
 
 
-def ail_difference(first: dict, second: dict) -> dict:
-    """Mean of AIL in `first` minus that in `second` (a figure), image by image."""
-    (first, second), _, _ = aligned([first, second], ['the first', 'the second'])
-    rows = first['labels'], first['patients'], CLASSES, SEED
-    return attention_figures(first['ail'], second['ail'], *rows)['excess']
+def change(name: str, on: dict, off: dict) -> dict:
+    """A measure of the table `on` minus that of `off`, of the same images."""
+    return paired_difference(measures.named(name), [on], [off], CLASSES, exclusive=True)
 
 
 def render(rows: list[dict]) -> str:
     """Both tables in Markdown: the classifiers, and what the marker changes in each region."""
-    body, change = [], []
+    body, changes = [], []
     for row in rows:
         test, unseen = figures(row['test']), figures(row['unseen'])
-        shown = [_shown(part[key]) for key in ('accuracy', 'ail') for part in (test, unseen)]
+        shown = [_shown(part[key]) for key in ('headline', 'ail') for part in (test, unseen)]
         body.append([row['region'], row['marker'], *shown])
     models = {(row['region'], row['marker']): row for row in rows}
     for region in dict.fromkeys(row['region'] for row in rows):
         on, off = models[region, 'on'], models[region, 'off']
-        accuracy = paired_difference([on['test']], [off['test']])
-        inside = [_shown(ail_difference(on[part], off[part])) for part in ('test', 'unseen')]
-        p = plain(accuracy['p'], 2)
-        change.append([region, _shown(accuracy['difference']), p, *inside])
-    return '\n\n'.join([
-        f'*{embedded.BANNER}*',
-        table(HEADER, body),
+        found = change(HEADLINE.name, on['test'], off['test'])
+        inside = [
+            _shown(change('ail', on[part], off[part])['difference']) for part in ('test', 'unseen')
+        ]
+        changes.append([region, _shown(found['difference']), plain(found['p'], 2), *inside])
+    told = (
         f'Chance {percent(1 / len(CLASSES))}; lung area (the AIL of a uniform map) '
         f'{_shown(test["lung_area"])} in the test, {_shown(unseen["lung_area"])} in the unseen. '
         f'{len(row["test"]["labels"])} test and {len(row["unseen"]["labels"])} unseen images. '
-        'Brackets: 95 % intervals, bootstrap of patients.',
-        table(CHANGE, change),
-    ]) + '\n'  # fmt: skip
+        'In brackets: 95 % intervals, bootstrap of patients.'
+    )
+    return to_markdown('The shortcut experiment', [
+        Text(f'*{embedded.BANNER}*'),
+        table(HEADER, body),
+        Text(told),
+        table(CHANGE, changes),
+    ])  # fmt: skip
 
 
 def _shown(figure: dict) -> str:
-    """'83.2 % [80.1 to 86.0 %]'."""
-    return f'{percent(figure["value"])} [{interval(figure)}]'
+    """'83.2 % (80.1 to 86.0 %)'."""
+    return f'{percent(figure["value"])} ({interval(figure)})'
 
 
 def main(argv: list[str] | None = None) -> int:

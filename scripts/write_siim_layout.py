@@ -9,6 +9,7 @@ which of them each class of the folder becomes; images of other classes are left
 are stored with 12 bits and a window over their whole range, so that both folders prepare to the
 same pixels; a part of the files is MONOCHROME1, JPEG 2000 or RLE, chosen by a hash of the path.
 """
+
 import argparse
 import hashlib
 import math
@@ -21,6 +22,7 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.datasets.image_folder import list_items
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.index import YES
 from data_pipelines.raw.dicom import read_image_file
 from data_pipelines.raw.dicom_write import Storage, write_dicom
 from data_pipelines.synthetic.cases import CLASSES
@@ -96,8 +98,7 @@ def convert(item: Item, label: int, root: Path) -> ListedImage:
 
 
 def write_layout(source: Path, output: Path, mapping: dict[str, int]) -> list[ListedImage]:
-    """Convert every image of a mapped class; raises UserError for classes that do not exist,
-    and for a folder without classes."""
+    """Convert every image of a mapped class; raises UserError for classes that do not exist."""
     listing = list_items(source)
     unknown = sorted(set(mapping) - set(listing.names))
     if unknown:
@@ -106,17 +107,18 @@ def write_layout(source: Path, output: Path, mapping: dict[str, int]) -> list[Li
             'Correct --map.'
         )
     if not listing.exclusive:
-        raise UserError(f'{source} gives an image several findings; --map needs classes.')
+        raise UserError(
+            f'{source} has several findings an image, and the competition one class; write the '
+            'class of each image into the column label of metadata.csv.'
+        )
     if output.exists() and any(output.iterdir()):
         raise UserError(f'{output} is not empty. Choose a new folder or delete this one.')
     (output / 'lung_masks').mkdir(parents=True)
-    shown = [dict(zip(item.labels, listing.names, strict=False)).get(1) for item in listing.items]
-    labels = [mapping.get(name) for name in shown]
-    listed = [
-        convert(item, label, output)
-        for item, label in zip(listing.items, labels, strict=True)
-        if label is not None
-    ]
+    listed = []
+    for item in listing.items:
+        name = listing.names[item.labels.index(YES)] if YES in item.labels else ''
+        if name in mapping:
+            listed.append(convert(item, mapping[name], output))
     write_tables(output, listed)
     return listed
 

@@ -14,11 +14,13 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('
 LAYERS = (
     'store', 'runtime', 'views', 'models', 'tasks', 'evaluation', 'train', 'report', 'run', 'study',
 )  # fmt: skip
+DATA_LAYERS = ('errors', 'raw', 'datasets', 'prepared', 'preparing', 'synthetic', 'prepare')
 PROGRAMS = ('main', 'segment', 'checkpoint')  # on top; nothing imports them
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')
 # One reads its files, two measure against it.
 USE_PYTORCH = ('convert_lungvae.py', 'step.py', 'torch_resnet.py')
 ABOVE_THE_DATA = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'cxr_jax', 'configs')
+
 
 def imports(path):
     """Dotted names of everything that a file imports, in functions too."""
@@ -38,6 +40,8 @@ def test_imports_point_one_way(path):
         assert root not in OTHER_FRAMEWORKS or path.name in USE_PYTORCH, name
         if package == 'data_pipelines':
             assert root not in ABOVE_THE_DATA, name
+            if root == package and own != '__init__':
+                assert DATA_LAYERS.index(rest[0]) <= DATA_LAYERS.index(own), name
         if package == 'configs' and root == 'cxr_jax':
             assert rest[0] in ('tasks', 'run', 'study'), name
         if package == 'cxr_jax':

@@ -36,5 +36,5 @@ def get_config(recipe: str = 'preset=demo') -> ConfigDict:
     config.compare.references = ('scratch',)
     config.compare.family = ()  # one family: Holm's correction runs over all shares together
     if run.preset == 'demo':
-        config.run.stage[run.readout].batch_size = 16  # the smallest share holds 28 phantoms
+        config.run.stage[run.readout].batch_size = 16  # the smallest share has fewer than 32
     return config.lock()

@@ -1,9 +1,12 @@
 """What would make a run impossible or meaningless, told before anything compiles."""
 
+from collections.abc import Iterable
+
+from cxr_jax.models.encoder import Contract
 from cxr_jax.run.corpora import Data
 from cxr_jax.train.stage import Labelled
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.corpus import LeftOut
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 
 
 def check_batch(where: str, batch: int, devices: int) -> None:
@@ -13,6 +16,18 @@ def check_batch(where: str, batch: int, devices: int) -> None:
             f'--config.{where}={batch} is not a multiple of the {devices} devices; use '
             f'{max(batch // devices, 1) * devices}.'
         )
+
+
+def check_contract(contract: Contract, corpora: Iterable[Corpus]) -> None:
+    """UserError for images of other bits than the encoder was built for: also, they would not be
+    recognised as copies of each other."""
+    for corpus in corpora:
+        if corpus.bits != contract.bits:
+            raise UserError(
+                f'{corpus.title} has images of {corpus.bits} bits, and the encoder is built for '
+                f'{contract.bits} bits, those of the images that it is trained on first. Prepare '
+                f'the data again with --bits {contract.bits}, or name other sets.'
+            )
 
 
 def check_images(

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from data_pipelines.prepared.corpus import Corpus, LeftOut, union
-from data_pipelines.prepared.target import Target, target_of
 from ml_collections import ConfigDict
 
 from cxr_jax.run.embedded import DATA_DIR
@@ -11,7 +9,9 @@ from cxr_jax.run.settings import Settings, read_config
 from cxr_jax.runtime import hosts
 from cxr_jax.train.stage import Labelled, StageSettings, stage_seed
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import Corpus, LeftOut, union
 from data_pipelines.prepared.data import PreparedSet, open_prepared
+from data_pipelines.prepared.target import Target, target_of
 
 FOLD_SEED = 0  # folds are a property of the data, as its splits are: the same for every seed
 
@@ -85,7 +85,7 @@ def needed_sets(settings: Settings) -> tuple[str, ...]:
     if pretext:
         names += data.pretext
     # Without a readout, the own set is what pretext stages fall back on.
-    if settings.readout or (pretext and not data.pretext) or not settings.stages:
+    if settings.readout or (pretext and not data.pretext):
         names = [data.name, *names]
     return tuple(dict.fromkeys(names))
 

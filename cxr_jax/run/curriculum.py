@@ -45,9 +45,7 @@ def run(plan: Plan, workdir: pathlib.Path, banner: str = '', command: str = '') 
 
 def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
     settings, mesh = plan.settings.run, parallel.data_mesh()
-    place = Place(
-        store_of(plan, workdir), mesh, settings.keep, settings.monitor.health_epochs
-    )
+    place = Place(store_of(plan, workdir), mesh, settings.keep, settings.monitor.health_epochs)
     announce(plan, mesh)
 
     # 1. The stages of every branch (one, or one a fold), then its readout on its test images.

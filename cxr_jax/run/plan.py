@@ -1,21 +1,19 @@
 """From settings to stages that can run: `auto` resolved, impossibilities told, nothing compiled."""
 
 import dataclasses
-import hashlib
 import pathlib
 
-from data_pipelines.prepared.corpus import LeftOut
-
 from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
-from cxr_jax.run.checks import check_batch, check_images
+from cxr_jax.run.candidates import candidates, describe
+from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
-from cxr_jax.run.search import candidate_rates
 from cxr_jax.run.settings import Settings, kind_of, read_config
-from cxr_jax.store.bundle import BUNDLE, read_description
+from cxr_jax.run.weights import bundled_contract, told_of, weights_hash
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.corpus import LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
@@ -78,12 +76,16 @@ class _Planner:
             validation = self._data.labelled(splits.validation)
         check_images(self._data, images, tested, validation)
         encoder, stages, parent = self._encoder(images, splits), [], None
+        own = [splits.held_out] if splits else []
+        check_contract(encoder.contract, [*(train.corpus for train, _ in images.values()), *own])
         for name, settings in self._settings.stages.items():
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None
             judged = validation if name == self._settings.readout else judged
             of_stage = _OfStage(name, train, judged, left_out, encoder, parent)
             stage, notes = self._stage(of_stage, settings)
+            if not stages and self._settings.run.encoder.weights:
+                notes = [*notes, *told_of(self._settings.run.encoder.weights)]
             self.notes.setdefault(name, notes)
             stages.append(stage)
             parent = stage.key
@@ -98,11 +100,7 @@ class _Planner:
         run = self._settings.run
         weights = pathlib.Path(run.encoder.weights) if run.encoder.weights else None
         if weights and weights.is_dir():
-            return build_encoder(run.encoder, _bundled_contract(weights, run))
-        if not images:
-            raise UserError(
-                'The run has no stage: name pretext tasks, or a readout (readout=classify).'
-            )
+            return build_encoder(run.encoder, bundled_contract(weights, run))
         name, (train, _) = next(iter(images.items()))
         corpus = splits.train if name == self._settings.readout else train.corpus
         contract = Contract(
@@ -177,44 +175,26 @@ class _Planner:
 
     def _search(self, of: '_OfStage', settings: StageSettings) -> tuple[Search, str]:
         """(Search with a Stage for every candidate, a line that tells them)."""
-        search, name = settings.search, of.name
-        seed = stage_seed(self._settings.run.seed, name)
-        rates = candidate_rates(search, seed)
-        sampled = search.protocol == 'sampled'
-        part = of
-        if sampled:
-            chosen = of.train.corpus.fraction(search.fraction, seed, of.train.strata)
-            labelled = name == self._settings.readout
-            few = self._data.labelled(chosen) if labelled else Labelled(chosen)
-            part = dataclasses.replace(of, train=few)
-        trials, winners = [], []
-        off = dataclasses.replace(search, protocol='off')
-        for batch in search.batch_sizes or (settings.batch_size,):
-            for rate in rates:
-                optimizer = dataclasses.replace(settings.optimizer, lr=rate)
-                one = dataclasses.replace(
-                    settings, batch_size=batch, optimizer=optimizer, search=off
-                )
-                winners.append(self._resolved(of, one)[0])
-                if sampled:
-                    short = dataclasses.replace(one, epochs=search.epochs)
-                    trials.append(self._resolved(part, short)[0])
-        images = f' on {part.train.images} images' if sampled else ''
-        sizes = ', '.join(map(str, search.batch_sizes))
-        told = (
-            f'search {search.protocol}: rates {", ".join(f"{rate:g}" for rate in rates)}'
-            + (f', batches of {sizes}' if sizes else '')
-            + f', {search.epochs} epochs{images}'
-        )
-        return Search(search, tuple(trials or winners), tuple(winners)), told
+        search, seed = settings.search, stage_seed(self._settings.run.seed, of.name)
+        tried = candidates(settings, seed)
+        winners = tuple(self._resolved(of, one)[0] for one in tried)
+        if search.protocol != 'sampled':
+            return Search(search, winners, winners), describe(settings, seed, None)
+        chosen = of.train.corpus.fraction(search.fraction, seed, of.train.strata)
+        labelled = of.name == self._settings.readout
+        few = self._data.labelled(chosen) if labelled else Labelled(chosen)
+        part = dataclasses.replace(of, train=few)
+        short = [dataclasses.replace(one, epochs=search.epochs) for one in tried]
+        trials = tuple(self._resolved(part, one)[0] for one in short)
+        return Search(search, trials, winners), describe(settings, seed, few.images)
 
     def _content(self, of: '_OfStage', settings: StageSettings) -> dict:
         """Everything that determines a stage's result, as plain JSON."""
         run, readout = self._settings.run, of.name == self._settings.readout
         encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
-        encoder.pop('weights', None)  # where they lie is no matter, and later stages have a parent
-        if of.parent is None and run.encoder.weights:
-            encoder['weights'] = weights_hash(run.encoder.weights)
+        weights = encoder.pop('weights', None)
+        if of.parent is None and weights:  # what is there, wherever it lies
+            encoder['weights'] = weights_hash(weights, settings.task.takes)
         found = active(settings)
         content = {
             'stage': of.name,
@@ -247,28 +227,3 @@ class _OfStage:
     left_out: LeftOut
     encoder: Encoder
     parent: str | None
-
-
-def _bundled_contract(folder: pathlib.Path, run) -> Contract:
-    """The contract of a bundle that the run starts from; UserError where the data do not fit."""
-    contract = Contract(**read_description(folder)['contract'])
-    asked = {'size': run.data.size, 'region': run.data.region, 'channels': run.encoder.channels}
-    wrong = {name: value for name, value in asked.items() if getattr(contract, name) != value}
-    if wrong:
-        told = ', '.join(f'{name} {getattr(contract, name)}, not {v}' for name, v in wrong.items())
-        raise UserError(f'The encoder in {folder} was trained on images of {told}.')
-    return contract
-
-
-def weights_hash(path: str) -> str:
-    """What a weights file or a bundle holds, as a SHA-256; UserError if it cannot be read."""
-    folder = pathlib.Path(path)
-    if (folder / BUNDLE).is_file():
-        return read_description(folder)['parts']['encoder']['sha256']
-    try:
-        return hashlib.sha256(folder.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(
-            f'--config.encoder.weights={path} cannot be read ({error.strerror}); name a '
-            '.safetensors file, or the folder of a finished stage.'
-        ) from None

@@ -132,6 +132,10 @@ def read_config(config: ConfigDict) -> Settings:
     stages = entries.pop('stage')
     run = from_settings(RunSettings(), entries, '')
     names = stage_names(run)
+    if not names:
+        raise UserError(
+            'The run has no stage: name pretext tasks, or a readout (readout=classify).'
+        )
     missing = [name for name in names if name not in stages]
     if missing:
         raise UserError(f'The config has no section stage.{missing[0]} for its curriculum {names}.')
@@ -152,6 +156,11 @@ def read_stage(name: str, entries: dict) -> StageSettings:
 def check_stage(name: str, stage: StageSettings) -> None:
     """UserError for fields of a stage that contradict each other."""
     search, where = stage.search, f'--config.stage.{name}'
+    if stage.data.balance == 'class' and kind_of(name) not in READOUTS:
+        raise UserError(
+            f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
+            'none, source, patient.'
+        )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '

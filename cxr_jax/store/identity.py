@@ -11,6 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from data_pipelines.errors import UserError
+
 # Part of every key: raised when the same settings come to mean something else.
 FORMAT = 3
 
@@ -35,6 +37,32 @@ def active(settings) -> dict:
             continue
         found[field.name] = plain(value)
     return found
+
+
+def restored(default, entries: Mapping, where):
+    """The settings object of which `active` told `entries`, but for what has no effect.
+
+    `default` is of the same class. UserError for a field that the class does not have, as an
+    object of `where` that another version wrote may.
+    """
+    fields = {field.name: field for field in dataclasses.fields(default)}
+    unknown = sorted(entries.keys() - fields.keys())
+    if unknown:
+        raise UserError(
+            f'{where} was written by another version of cxr_jax: this one knows no '
+            f'{", ".join(unknown)} of {type(default).__name__}. Use the version that wrote it.'
+        )
+    changes = {}
+    for name, field in fields.items():
+        current = getattr(default, name)
+        if dataclasses.is_dataclass(current):
+            changes[name] = restored(current, entries.get(name, {}), where)
+        elif name in entries:
+            value = entries[name]
+            changes[name] = tuple(value) if isinstance(value, list) else value
+        elif 'neutral' in field.metadata:
+            changes[name] = field.metadata['neutral']
+    return dataclasses.replace(default, **changes)
 
 
 def key_of(content: Mapping) -> str:

@@ -71,9 +71,12 @@ def from_settings(default, entries: Mapping, where: str):
     for name, value in entries.items():
         path = f'{where}.{name}' if where else name
         if name not in fields:
-            raise UserError(f'--config.{path} does not exist; {where} has {", ".join(fields)}.')
+            section = where or 'the config'
+            raise UserError(f'--config.{path} does not exist; {section} has {", ".join(fields)}.')
         current = getattr(default, name)
         if dataclasses.is_dataclass(current):
+            if not hasattr(value, 'items'):
+                raise UserError(f'--config.{path} is a section, not {value!r}; set its fields.')
             changes[name] = from_settings(current, value, path)
             continue
         if hints[name] == Auto:
@@ -107,21 +110,21 @@ def _scalar(value, kind: type, path: str):
 
 def _tuple(value, current: tuple, hint, path: str) -> tuple:
     """A tuple of the kind of its hint; tuple[float, float] is a range, the lower bound first."""
-    if isinstance(value, str) or not isinstance(value, tuple | list):
-        raise UserError(
-            f'--config.{path}={value!r} must be a tuple, as "--config.{path}={current}".'
-        )
     kinds = typing.get_args(hint)
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = kinds[:1] * len(value)
+    of_any_length, is_range = kinds[1:] == (Ellipsis,), kinds == (float, float)
+    what = 'numbers' if float in kinds or int in kinds else 'names'
+    example = current or (('name',) if what == 'names' else (1, 2))
+    if not isinstance(value, tuple | list):
+        raise UserError(
+            f'--config.{path}={value!r} must be a tuple, as "--config.{path}={example}".'
+        )
+    many, order = f'{len(kinds)} ', ', the lower one first' if is_range else ''
+    if of_any_length:
+        kinds, many = kinds[:1] * len(value), ''
     wrong = len(kinds) != len(value) or any(
         not _is(entry, kind) for entry, kind in zip(value, kinds, strict=False)
     )
-    if wrong or (kinds == (float, float) and value[0] > value[1]):
-        what = 'numbers' if float in kinds or int in kinds else 'names'
-        order = ', the lower one first' if kinds == (float, float) else ''
-        many = f'{len(kinds)} ' if kinds == typing.get_args(hint) else ''
-        example = current if current else ('name',) if what == 'names' else (0.1, 0.2)
+    if wrong or (is_range and value[0] > value[1]):
         raise UserError(
             f'--config.{path}={tuple(value)} must be {many}{what}{order}, as '
             f'"--config.{path}={example}".'
@@ -130,8 +133,9 @@ def _tuple(value, current: tuple, hint, path: str) -> tuple:
 
 
 def _is(value, kind) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (int, float):
+        numbers = int if kind is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool)
     return isinstance(value, kind) if isinstance(kind, type) else True
 
 

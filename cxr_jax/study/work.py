@@ -175,7 +175,7 @@ def rates_of(store: pathlib.Path) -> dict[str, float]:
         # What cannot be read is told by the run that needs it.
         with contextlib.suppress(Damaged, UserError, OSError):
             told = read_description(path.parent)
-            if told['images_per_second']:
+            if told.get('images_per_second'):
                 found.setdefault(told['task'], []).append(told['images_per_second'])
     return {task: float(np.median(rates)) for task, rates in found.items()}
 

@@ -4,11 +4,11 @@ import functools
 
 import jax
 import numpy as np
-from data_pipelines.prepared.corpus import Corpus
 
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.views.geometry import resize
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.corpus import Corpus
 
 
 def corpus_features(

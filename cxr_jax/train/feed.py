@@ -5,11 +5,11 @@ import functools
 import os
 
 import jax
-from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.train.stage import Labelled
 from data_pipelines.prepared import loader
+from data_pipelines.prepared.sampler import Sampler
 
 IN_FLIGHT = 2  # batches on their way to the devices
 _resident: dict[tuple, dict] = {}  # one corpus at most: the stages of a curriculum share it

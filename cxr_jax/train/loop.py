@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from data_pipelines.prepared.sampler import Sampler
 
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
@@ -24,6 +23,7 @@ from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.stage import Stage, stage_seed
 from cxr_jax.train.step import make_train_step
 from data_pipelines.errors import UserError
+from data_pipelines.prepared.sampler import Sampler
 
 LOG_STEPS = 10  # steps between two fetches of metrics from the devices
 

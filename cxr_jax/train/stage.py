@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from data_pipelines.prepared.corpus import Corpus, LeftOut
 
 from cxr_jax.models.encoder import Encoder
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train.optim import OptimizerSettings
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 
 PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 

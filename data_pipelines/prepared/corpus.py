@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -166,7 +166,8 @@ class Corpus:
             groups = groups[free[groups]]
             free[groups] = False
             if len(groups):
-                members.append(shuffled(groups.tolist(), f'{seed}/{len(members)}'))
+                order = permutation(len(groups), f'{seed}/{len(members)}')
+                members.append(groups[order].tolist())
         return group_of, members
 
     def without(self, held_out: 'Corpus') -> tuple['Corpus', LeftOut]:
@@ -234,7 +235,14 @@ def numbered(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse.ravel()]
 
 
-def shuffled(values: Sequence, key: str) -> list:
-    """In an order that `key` determines, everywhere and for ever: by a hash of key and place."""
-    place = {k: hashlib.sha256(f'{key}/{k}'.encode()).digest() for k in range(len(values))}
-    return [values[k] for k in sorted(place, key=place.get)]
+def permutation(n: int, key: str) -> np.ndarray:
+    """The numbers 0 .. n-1 in an order that `key` determines, everywhere and for ever, int32 [n].
+
+    They are sorted by SplitMix64 (Steele et al. 2014, doi 10.1145/2660193.2660195) of a hash of
+    the key: NumPy does not promise that its own permutations stay the same.
+    """
+    state = np.uint64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'big'))
+    z = state + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(z ^ (z >> np.uint64(31)), kind='stable').astype(np.int32)

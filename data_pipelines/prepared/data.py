@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.index import INDEX_FILE, Index, load_index
@@ -127,7 +128,7 @@ def open_prepared(data_dir: str | Path, name: str, size: int, masks: str = '') -
 
 
 def _command(data_dir: str | Path, name: str, size: int, dataset: str = '') -> str:
-    dataset = dataset or (name if name in ('siim_covid19', 'synthetic_cxr') else 'image_folder')
+    dataset = dataset or (name if name in DATASETS else 'image_folder')
     named = '' if name == dataset else f'--name {name} '
     source = '' if dataset == 'synthetic_cxr' else '--source <folder of the raw files> '
     return (

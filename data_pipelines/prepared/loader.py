@@ -217,7 +217,7 @@ def _part(batch_size: int, shard: tuple[int, int]) -> slice:
 def _order(sampler: Sampler, shard: tuple[int, int]) -> Callable[[int], np.ndarray]:
     """Batch number -> the images of this process in it, int32 [b]."""
     part = _part(sampler.batch_size, shard)
-    return lambda batch: sampler.rows(batch)[part]
+    return lambda batch: sampler.rows(batch, part)
 
 
 def _prefetch(make: Callable[[int], dict], numbers: Iterable[int]) -> Iterator[dict]:

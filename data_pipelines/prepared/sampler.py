@@ -1,14 +1,13 @@
 """Which images a training batch holds: a pure function of (corpus, seed, number of the batch)."""
 
 import functools
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from grain.experimental import index_shuffle
 
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.corpus import Corpus, numbered
+from data_pipelines.prepared.corpus import Corpus, numbered, permutation
 
 BALANCES = ('none', 'source', 'patient', 'class')
 
@@ -40,25 +39,43 @@ class Sampler:
         if self.balance == 'class' and self.strata is None:
             raise ValueError("balance 'class' needs strata")
 
-    def rows(self, batch: int) -> np.ndarray:
-        """The numbers of the images in the corpus, int32 [B]."""
+    def rows(self, batch: int, part: slice = slice(None)) -> np.ndarray:
+        """The numbers of the images in the corpus, int32 [B]; or only `part` of them."""
         first = batch * self.batch_size
         draw = self._uniform if self.balance == 'none' else self._balanced
-        return np.array([draw(first + k) for k in range(self.batch_size)], np.int32)
+        return np.array(draw(range(first, first + self.batch_size)[part]), np.int32)
 
-    def _uniform(self, place: int) -> int:
-        epoch, place = divmod(place, len(self.corpus))
-        return _shuffled(place, len(self.corpus), self.seed + epoch)
+    def _uniform(self, places: range) -> list[int]:
+        n, seed = len(self.corpus), self.seed
+        return [
+            index_shuffle(k % n, max_index=n - 1, seed=(seed + k // n) % 2**32, rounds=4)
+            for k in places
+        ]
 
-    def _balanced(self, place: int) -> int:
+    def _balanced(self, places: range) -> list[int]:
         members, starts = self._groups
-        groups = len(starts) - 1
-        turn, place = divmod(place, groups)
-        group = _shuffled(place, groups, zlib.crc32(f'{self.seed}/round {turn}'.encode()))
-        n = int(starts[group + 1] - starts[group])
-        epoch, place = divmod(turn, n)
-        seed = zlib.crc32(f'{self.seed}/group {group}/{epoch}'.encode())
-        return int(members[starts[group] + _shuffled(place, n, seed)])
+        groups, rows = len(starts) - 1, []
+        for place in places:
+            turn, place_in_round = divmod(place, groups)
+            group = int(self._order('groups', groups, turn)[place_in_round])
+            n = int(starts[group + 1] - starts[group])
+            epoch, place_in_group = divmod(turn, n)
+            rows.append(int(members[starts[group] + self._order(group, n, epoch)[place_in_group]]))
+        return rows
+
+    def _order(self, of: int | str, n: int, epoch: int) -> np.ndarray:
+        """The order of a group's `n` members, or of the groups; the last one of each is kept.
+
+        Not by index_shuffle, which takes milliseconds where n is small.
+        """
+        kept = self._orders.get(of)
+        if kept is None or kept[0] != epoch:
+            kept = self._orders[of] = epoch, permutation(n, f'{self.seed}/{of}/{epoch}')
+        return kept[1]
+
+    @functools.cached_property
+    def _orders(self) -> dict[int | str, tuple[int, np.ndarray]]:
+        return {}
 
     @functools.cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +93,3 @@ class Sampler:
         group_of = numbered(values)
         members = np.argsort(group_of, kind='stable')
         return members, np.cumsum([0, *np.bincount(group_of)])
-
-
-def _shuffled(place: int, n: int, seed: int) -> int:
-    """Where `place` of n goes."""
-    return index_shuffle(place, max_index=n - 1, seed=seed % 2**32, rounds=4)

@@ -13,6 +13,8 @@ from data_pipelines.preparing.identity import digest, pseudonym
 from data_pipelines.preparing.ingest import IngestedImage
 from data_pipelines.raw.resize import transform_boxes
 
+IDS = ('image_id', 'patient', 'study')
+
 
 @dataclass
 class Entry:
@@ -24,6 +26,7 @@ class Entry:
     item: Item
     meta: dict
     n_names: int = 0  # of the labels of the set
+    set_name: str = ''
     split: str = ''
     image: str = field(init=False)
     patient: str = field(init=False)
@@ -34,6 +37,19 @@ class Entry:
         self.image = digest('image', item.relative)
         self.patient = digest('patient', item.patient) if item.patient else meta['patient']
         self.study = digest('study', item.study) if item.study else meta['study'] or self.image
+
+    def ids(self, salt: bytes) -> dict[str, str]:
+        """The pseudonyms {'image_id', 'patient', 'study'}.
+
+        A patient and a study have theirs in all sets of the data folder, an image in its own set:
+        others may have files of the same name.
+        """
+        image = pseudonym(salt, digest('image', f'{self.set_name}/{self.image}'))
+        return {
+            'image_id': image,
+            'study': image if self.study == self.image else pseudonym(salt, self.study),
+            'patient': pseudonym(salt, self.patient) if self.patient else '',
+        }
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -90,9 +106,7 @@ def make_record(entry: Entry, ingested: IngestedImage, salt: bytes) -> dict:
         'lung_mask': (np.zeros((size, size), np.uint8) if mask is None else mask)[..., None],
         'has_lung_mask': mask is not None,
         'labels': np.array(entry.labels, np.int8),
-        'image_id': pseudonym(salt, entry.image),
-        'study': pseudonym(salt, entry.study),
-        'patient': pseudonym(salt, entry.patient) if entry.patient else '',
+        **entry.ids(salt),
         'sex': entry.sex,
         'view': entry.view,
         'source': entry.source,
@@ -110,12 +124,10 @@ def make_index(entries: Sequence[Entry], n_names: int, salt: bytes) -> Index:
     def texts(values: list[str]) -> np.ndarray:
         return np.array(values, np.str_)
 
-    metas = [entry.meta for entry in entries]
+    metas, ids = [entry.meta for entry in entries], [entry.ids(salt) for entry in entries]
     no_lungs = (0, 0, 0)
     return Index(
-        image_id=texts([pseudonym(salt, e.image) for e in entries]),
-        patient=texts([pseudonym(salt, e.patient) if e.patient else '' for e in entries]),
-        study=texts([pseudonym(salt, e.study) for e in entries]),
+        **{field: texts([each[field] for each in ids]) for field in IDS},
         source=texts([e.source for e in entries]),
         view=texts([e.view for e in entries]),
         sex=texts([e.sex for e in entries]),

@@ -7,35 +7,24 @@ from pathlib import Path
 
 import jax
 
-from configs.curriculum import stage_config
-from cxr_jax.models.encoder import Backbone
-from cxr_jax.models.resnet import ResNet
+from cxr_jax.runtime import parallel
+from cxr_jax.store.bundle import write_bundle
 from cxr_jax.store.checkpoint import Checkpoints
-from cxr_jax.tasks import TASKS
-from cxr_jax.tasks.base import Facts
-from cxr_jax.train import optim
-from cxr_jax.train import state as states
+from scripts.benches.case import Case, Scale
 from scripts.benches.measure import say, spread
+
+SCALE = Scale('resnet50', width=64, size=224, stored=256, batch=256)
 
 
 def bench_checkpoint(rounds: int) -> None:
-    """A state saved and waited for, as on SIGTERM, then restored: MoCo with ResNet-50."""
-    backbone = Backbone(ResNet(50, 64), mean=0.5, std=0.25)
-    facts = Facts(
-        images=100_000, batch_size=256, steps_per_epoch=390, devices=1,
-        feature_width=backbone.feature_width, classes=(),
-    )  # fmt: skip
-    task, _ = TASKS['moco']().resolve(facts)
-    transform = optim.optimizer(stage_config('moco').optimizer)
+    """A state saved and waited for, as on SIGTERM, then restored: MoCo with ResNet-50.
 
-    def create():
-        params, stats = backbone.init(jax.random.key(0), task.image_size)
-        return states.create(task, backbone, transform, params, stats, jax.random.key(1), 0.03)
-
-    state = jax.block_until_ready(jax.jit(create)())
-    like = jax.eval_shape(create)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    saved, restored = [], []
+    `bundle_mib`: what is kept of it when its stage is finished.
+    """
+    case = Case('moco', SCALE, parallel.data_mesh(jax.devices()[:1]))
+    _, state = case.step()
+    like = jax.eval_shape(lambda: state)
+    saved, restored, written = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             with closing(Checkpoints(Path(folder))) as checkpoints:
@@ -45,5 +34,15 @@ def bench_checkpoint(rounds: int) -> None:
                 start = time.perf_counter()
                 checkpoints.restore(like)
                 restored.append(time.perf_counter() - start)
-    say(bench='checkpoint', state='MoCo, ResNet-50', mib=round(size / 2**20), rounds=rounds,
-        **spread('save_s', saved), **spread('restore_s', restored))  # fmt: skip
+            start = time.perf_counter()
+            parts = {part: state.parts[part] for part in case.task.leaves}
+            told = write_bundle(Path(folder), jax.device_get(parts), {})['parts']
+            written.append(time.perf_counter() - start)
+    say(bench='checkpoint', state='MoCo, ResNet-50', mib=_mib(state), rounds=rounds,
+        **spread('save_s', saved), **spread('restore_s', restored),
+        bundle_mib=round(sum(part['bytes'] for part in told.values()) / 2**20),
+        **spread('bundle_s', written))  # fmt: skip
+
+
+def _mib(tree) -> int:
+    return round(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / 2**20)

@@ -12,7 +12,7 @@ from cxr_jax.runtime import allocator
 from scripts.benches.measure import say, timed
 from scripts.benches.step import OurStep
 
-SIZES = (50, 224, 8)  # depth, pixels, batch
+SIZES = ('resnet50', 224, 8)  # network, pixels, batch
 PEAK_SIZE = 2048  # of the square matrices whose product is the peak
 COPIED = 2**26  # numbers whose copy is the bandwidth of the memory
 SHAPE = re.compile(r'%(\S+) = f32\[(\d+),(\d+)\]')
@@ -28,8 +28,8 @@ KINDS = {
 def bench_roofline(rounds: int) -> None:
     """The step's matrix products one by one, and its memory traffic, against the whole step."""
     allocator.keep_freed_memory()
-    depth, size, batch = SIZES
-    step = OurStep(depth, size, batch)
+    network, size, batch = SIZES
+    step = OurStep(network, size, batch)
     step()
     step_s = statistics.median(batch / timed(step) for _ in range(rounds))
     found, products_s, gflop_of_all = products(step.step.as_text()), 0.0, 0.0
@@ -44,7 +44,7 @@ def bench_roofline(rounds: int) -> None:
     square = (1, 0), (PEAK_SIZE, PEAK_SIZE), (PEAK_SIZE, PEAK_SIZE)
     peak = gflop_of(*square) / time_of(*square, rounds)
     traffic = step.step.cost_analysis()['bytes accessed'] / 1e9
-    say(bench='roofline', what='whole step', network=f'ResNet-{depth}', size=size, batch=batch,
+    say(bench='roofline', what='whole step', network=network, size=size, batch=batch,
         ms=round(1e3 * step_s), products_ms=round(1e3 * products_s),
         products_at_peak_ms=round(1e3 * gflop_of_all / peak),
         peak_gflop_per_s=round(peak), traffic_gb=round(traffic, 1),

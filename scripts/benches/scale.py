@@ -15,26 +15,24 @@ from itertools import islice
 from pathlib import Path
 
 import jax
-import numpy as np
-from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
+from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.plan import make_plan
 from cxr_jax.runtime import parallel
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.data import CARD_FILE, CARD_FORMAT, open_prepared
-from data_pipelines.prepared.records import VERSION
-from data_pipelines.preparing.build import write_records
+from data_pipelines.prepared.sampler import Sampler
+from data_pipelines.prepared.target import target_of
+from scripts.benches.case import NAMES, Case, Scale
 from scripts.benches.measure import report, say, spread, take_turns
-from scripts.benches.views import Scale, batch_of_noise, compiled_step, train_step_run
+from scripts.benches.prepared_set import NAME, write_set
 
 ROOT = Path(__file__).parents[2]
 DEVICES = (1, 2, 4, 8)
 RECORDS = (1_000, 10_000, 100_000)
 SIZE, BATCH = 64, 64
 BATCHES, STEPS = 200, 60  # that are timed, whatever the size of the set
-TINY = Scale(depth=18, width=8, size=32, stored=SIZE, batch=BATCH)
-NAME, CLASSES = 'image_folder', ('one', 'two', 'three', 'four')
+TINY = Scale('resnet18', width=8, size=32, stored=SIZE, batch=BATCH)
 
 
 def bench_scale(
@@ -68,7 +66,7 @@ def bench_devices(task: str, devices: Sequence[int], rounds: int) -> None:
         for run in runs.values():
             run()  # when it has compiled
         rates = take_turns(runs, rounds)
-        report('scale', rates, f'{devices[0]} devices', task=task, network='ResNet-18',
+        report('scale', rates, f'{devices[0]} devices', task=task, network=TINY.encoder,
                width=TINY.width, size=TINY.size, batch=BATCH, cores=os.cpu_count())  # fmt: skip
     finally:
         for worker in workers.values():
@@ -87,7 +85,7 @@ def _step_worker(task: str, devices: int) -> subprocess.Popen:
 
 def take_steps(task: str) -> None:
     """Ten steps for every line on stdin; answers with the number of images."""
-    run = train_step_run(task, TINY, parallel.data_mesh())
+    run = Case(task, TINY, parallel.data_mesh()).step_run()
     for _ in sys.stdin:
         print(sum(run() for _ in range(10)), flush=True)
 
@@ -96,7 +94,7 @@ def bench_data(records: int, cache: str, rounds: int) -> None:
     """Opening, first batch, steps and memory on a set of so many images, a process per round."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        size = write_set(Path(folder), records)
+        size = write_set(Path(folder), records, SIZE)
         written = time.perf_counter() - began
         command = [sys.executable, '-m', 'scripts.benches.scale', folder, str(records)]
         environment = os.environ | {
@@ -119,38 +117,11 @@ def bench_data(records: int, cache: str, rounds: int) -> None:
         rounds=rounds)  # fmt: skip
 
 
-def write_set(folder: Path, records: int, size: int = SIZE) -> int:
-    """A prepared set of `records` training images of noise; its size in bytes."""
-    noise = np.random.default_rng(0).integers(0, 256, (256, size, size, 1), np.uint8)
-    splits = {'train': range(records), 'validation': range(BATCH), 'test': range(BATCH)}
-
-    def make(number: int) -> dict:
-        name = f'{number:016x}'
-        return {
-            'image': noise[number % 256], 'lung_mask': np.zeros((size, size, 1), np.uint8),
-            'has_lung_mask': False, 'label': number % 4, 'image_id': name, 'study': name,
-            'patient': name, 'sex': '', 'view': 'PA', 'source': '', 'age': np.nan,
-            'boxes': np.zeros((0, 4), np.float32), 'spacing': np.ones(2, np.float32),
-            'original_size': np.full(2, size, np.int32), 'columns': '{}',
-        }  # fmt: skip
-
-    built = write_records(
-        folder, NAME, size, 8, 'noise', {k: list(v) for k, v in splits.items()}, make
-    )
-    files = {path.name: path.stat().st_size for path in (built / VERSION).iterdir()}
-    counts = {split: len(numbers) for split, numbers in splits.items()}
-    (built / CARD_FILE).write_text(json.dumps({
-        'format': CARD_FORMAT, 'dataset': NAME, 'size': size, 'bits': 8, 'classes': CLASSES,
-        'counts': counts, 'class_counts': {k: [n // 4] * 4 for k, n in counts.items()},
-        'fingerprint': 'noise', 'has_patient_ids': True, 'has_lung_masks': False,
-        'statistics': {'full': {'mean': 0.5, 'std': 0.3}}, 'files': files,
-    }))  # fmt: skip
-    return sum(files.values())
-
-
 def read_set(folder: str, records: int) -> dict[str, float]:
     """Seconds and megabytes of one process that opens the set and trains on its batches."""
     mesh, found = parallel.data_mesh(), {}
+    config = get_config('moco_swav,preset=demo')
+    config.data.dir, config.data.name, config.data.size = folder, NAME, SIZE
     began, before = time.perf_counter(), _resident_mb()
 
     def lap(name: str, scale: float = 1.0) -> None:
@@ -158,12 +129,16 @@ def read_set(folder: str, records: int) -> dict[str, float]:
         now = time.perf_counter()
         found[name], began = (now - began) * scale, now
 
-    data = open_prepared(folder, NAME, SIZE)
-    assert data.counts['train'] == records
+    sets = open_sets(config)
     lap('open_s')
-    make_plan(ConfigDict(get_config('moco_swav,preset=demo').to_dict()), data, mesh.size)
+    make_plan(config, sets, mesh.size)
     lap('plan_s')
-    batches = loader.train_batches(data, 'train', BATCH, seed=0)
+    data, corpus = sets[NAME], sets[NAME].corpus('train')
+    assert len(corpus) == records
+    labels = target_of(data).values(corpus)
+    lap('labels_s')
+    sampler = Sampler(corpus, BATCH, seed=0)
+    batches = loader.train_batches(corpus, sampler, fields=('image', 'label'), labels=labels)
     next(batches)
     lap('first_batch_s')
     for _ in islice(batches, BATCHES):
@@ -171,18 +146,19 @@ def read_set(folder: str, records: int) -> dict[str, float]:
     lap('batch_ms', 1e3 / BATCHES)
     # Before anything is compiled, which takes and frees more.
     found['more_mb'] = _resident_mb() - before
-    step, state = compiled_step('classify', TINY, mesh)
-    state, _ = step(state, batch_of_noise(mesh, TINY))
+    case = Case('classify', TINY, mesh)
+    step, state = case.step()
+    state, _ = step(state, case.noise())
     jax.block_until_ready(state)
     began = time.perf_counter()
     for batch in islice(batches, STEPS):
         state, _ = step(state, parallel.put_rows(mesh, batch))
     jax.block_until_ready(state)
     lap('step_ms', 1e3 / STEPS)
-    data.of_classes(CLASSES[:2])
-    lap('of_classes_s')
-    data.share(0.08, seed=0)
-    lap('share_s')
+    target_of(data, NAMES[:2]).labelled(corpus)
+    lap('two_classes_s')
+    corpus.fraction(0.08, seed=0, strata=labels)
+    lap('fraction_s')
     return found
 
 

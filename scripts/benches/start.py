@@ -85,7 +85,7 @@ def stop_after_first_step(began: float) -> None:
         return first
 
     training.make_train_step = make
-    command_line.run(main.main, main.EXAMPLE, in_argument=('curriculum', 'preset'))
+    command_line.run(main.main, main.EXAMPLE, in_argument=('curriculum', 'readout', 'preset'))
 
 
 if __name__ == '__main__':

@@ -9,19 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.curriculum import stage_config
 from cxr_jax.models import conv, resnet
-from cxr_jax.models.encoder import Backbone
-from cxr_jax.models.heads import global_average_pool
 from cxr_jax.runtime import allocator, parallel
-from cxr_jax.tasks import TASKS
-from cxr_jax.train import optim
-from cxr_jax.train import state as states
-from cxr_jax.train.step import make_train_step
+from scripts.benches.case import NAMES, RATE, Case, Scale
 from scripts.benches.measure import report, take_turns, timed
 
-CLASSES, RATE = 4, 0.1
-MEAN, STD = 0.5, 0.25
 AGAINST_TORCH = ((18, 64, 64), (50, 64, 32), (18, 224, 16), (50, 224, 8))  # depth, pixels, batch
 PEAK_SIZE = 2048  # of the square matrices whose product is the peak
 NO_TORCH = (
@@ -33,27 +25,10 @@ NO_TORCH = (
 class OurStep:
     """The classifier's step: views, forward, backward, update. Compiled when made; call it."""
 
-    def __init__(self, depth: int, size: int, batch: int):
-        self.mesh, self.batch = parallel.data_mesh(), batch
-        self.backbone = Backbone(
-            resnet.ResNet(depth, 64, axis_name=parallel.AXIS), mean=MEAN, std=STD
-        )
-        self.task = TASKS['classify'](image_size=size, classes=CLASSES)
-        config = stage_config('classify').optimizer
-        transform, factor = optim.optimizer(config), optim.rate_factor(config, 100, 10)
-        step = make_train_step(
-            self.task, self.backbone, transform, factor, self.mesh, 'full', gray=MEAN
-        )
-        params, stats = jax.jit(lambda: self.backbone.init(jax.random.key(0), size))()
-        state = states.create(
-            self.task, self.backbone, transform, params, stats, jax.random.key(1), RATE
-        )
-        rng = np.random.default_rng(0)
-        self.rows = parallel.put_rows(self.mesh, {
-            'image': rng.integers(0, 256, (batch, size, size, 1), np.uint8),
-            'label': rng.integers(0, CLASSES, batch).astype(np.int32),
-        })  # fmt: skip
-        self.state = parallel.replicate(self.mesh, state)
+    def __init__(self, encoder: str, size: int, batch: int):
+        self.batch = batch
+        self.case = Case('classify', Scale(encoder, 64, size, size, batch), parallel.data_mesh())
+        (step, self.state), self.rows = self.case.step(), self.case.noise()
         start = time.perf_counter()
         self.step = step.lower(self.state, self.rows).compile()
         self.compile_seconds = time.perf_counter() - start
@@ -62,10 +37,11 @@ class OurStep:
         """Of normalised images [B, H, W, 1], in training mode."""
 
         def forward(params, stats):
-            variables = {'params': params['backbone'], 'batch_stats': stats['backbone']}
-            network = self.backbone.network.clone(axis_name=None)
-            features, _ = network.apply(variables, images, train=True, mutable=['batch_stats'])
-            return global_average_pool(features) @ params['head']['linear']['kernel']
+            variables = {'params': params['encoder'], 'batch_stats': stats['encoder']}
+            network = self.case.encoder.network.clone(axis_name=None)
+            maps, _ = network.apply(variables, images, train=True, mutable=['batch_stats'])
+            pooled = list(maps.values())[-1].mean((1, 2))
+            return pooled @ params['head']['linear']['kernel']
 
         return np.asarray(jax.jit(forward)(self.state.params, self.state.batch_stats))
 
@@ -99,10 +75,10 @@ def against_xla(rounds: int) -> None:
         mock.patch.object(conv, 'conv2d', conv.xla_convolution),
         mock.patch.object(resnet, 'max_pool', plain_pool),
     ):
-        steps = {'XLA convolutions': OurStep(18, 64, 64)}
-    steps['cxr_jax'] = OurStep(18, 64, 64)
+        steps = {'XLA convolutions': OurStep('resnet18', 64, 64)}
+    steps['cxr_jax'] = OurStep('resnet18', 64, 64)
     take_turns(steps, 1)
-    report('step', take_turns(steps, rounds), 'XLA convolutions', network='ResNet-18', size=64,
+    report('step', take_turns(steps, rounds), 'XLA convolutions', network='resnet18', size=64,
            batch=64, device=jax.devices()[0].device_kind)  # fmt: skip
 
 
@@ -116,10 +92,8 @@ def against_torch(rounds: int, depth: int, size: int, batch: int) -> None:
 
     from scripts.benches import torch_resnet
 
-    ours = OurStep(depth, size, batch)
-    theirs = torch_resnet.Step(
-        depth, CLASSES, batch, size, stage_config('classify').optimizer, RATE
-    )
+    ours = OurStep(f'resnet{depth}', size, batch)
+    theirs = torch_resnet.Step(depth, len(NAMES), batch, size, ours.case.optimizer, RATE)
     torch_resnet.load_ours(theirs.model, ours.state.params, ours.state.batch_stats)
     expected = theirs.logits()
     difference = np.abs(ours.logits(theirs.rows) - expected).max() / np.abs(expected).max()
@@ -131,7 +105,7 @@ def against_torch(rounds: int, depth: int, size: int, batch: int) -> None:
     peak = max(peak_gflop_per_s().values())
     rates = take_turns(steps, rounds)
     speeds = {name: np.median(own) / batch * gflop for name, own in rates.items()}
-    report('step', rates, 'PyTorch', network=f'ResNet-{depth}', size=size, batch=batch,
+    report('step', rates, 'PyTorch', network=f'resnet{depth}', size=size, batch=batch,
            torch=torch.__version__, threads=torch.get_num_threads(),
            logits_differ_by=float(f'{difference:.1e}'), compile_s=round(ours.compile_seconds, 1),
            gflop_per_s={name: round(speed) for name, speed in speeds.items()},

@@ -71,8 +71,8 @@ class ResNet(nn.Module):
 
 
 def load_ours(model: ResNet, params: dict, batch_stats: dict) -> None:
-    """Copies our parameters and batch_stats, each {'backbone', 'head'}, into the model."""
-    leaves = jax.tree_util.tree_leaves_with_path((params['backbone'], batch_stats['backbone']))
+    """Copies our parameters and batch_stats, each {'encoder', 'head'}, into the model."""
+    leaves = jax.tree_util.tree_leaves_with_path((params['encoder'], batch_stats['encoder']))
     tensors = {
         published_name(tuple(key.key for key in path[1:])): _their_layout(np.asarray(leaf))
         for path, leaf in leaves

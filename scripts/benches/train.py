@@ -1,5 +1,6 @@
 """The benches `train` and `together`: training as a stage does it, and several trials at once."""
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -7,20 +8,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from cxr_jax.models.encoder import compute_dtype, network_name
+from cxr_jax.models.encoder import compute_dtype
 from cxr_jax.runtime import allocator, parallel
 from cxr_jax.train import feed
 from cxr_jax.train.loop import LOG_STEPS
+from cxr_jax.train.stage import Labelled
 from data_pipelines.prepared.data import open_prepared
+from data_pipelines.prepared.sampler import Sampler
+from data_pipelines.prepared.target import Target
+from scripts.benches.case import NAMES, Case, usual_scale
 from scripts.benches.measure import report, take_turns, timed
-from scripts.benches.scale import NAME, write_set
-from scripts.benches.views import (
-    ON_ACCELERATOR,
-    ON_CPU,
-    Scale,
-    batch_of_noise,
-    compiled_step,
-)
+from scripts.benches.prepared_set import NAME, write_set
 
 TASKS = ('moco', 'swav')
 # Of a round. Some are made in the other sides' turns: few, against a hundred, and free against
@@ -38,16 +36,18 @@ def bench_train(rounds: int, tasks: Iterable[str] = TASKS) -> None:
     of the compiled step, over the time, over those of a product of two large matrices.
     """
     allocator.keep_freed_memory()
-    scale, mesh = _scale(), parallel.data_mesh()
+    scale, mesh = usual_scale(), parallel.data_mesh()
     with tempfile.TemporaryDirectory() as folder:
         write_set(Path(folder), RECORDS, scale.stored)
-        data = open_prepared(folder, NAME, scale.stored)
+        corpus = open_prepared(folder, NAME, scale.stored).corpus('train')
         for task in tasks:
-            step, state = compiled_step(task, scale, mesh)
-            noise = batch_of_noise(mesh, scale)
+            case = Case(task, scale, mesh)
+            (step, state), noise = case.step(), case.noise()
             step = step.lower(state, noise).compile()
             steps = Steps(step, state, scale.batch)
-            given = data, scale.batch, 0, 0, mesh, False
+            target = Target(NAMES, getattr(case.task, 'exclusive', True))
+            data, sampler = Labelled(corpus, target.values(corpus)), Sampler(corpus, scale.batch, 0)
+            given = data, sampler, 0, mesh, feed.fields_of(case.encoder, case.task)
             runs = {
                 ALONE: lambda steps=steps, noise=noise: steps.run(iter([noise] * BATCHES)),
                 STREAMED: _fed(steps, feed.batches(*given, 0.0)),
@@ -58,7 +58,7 @@ def bench_train(rounds: int, tasks: Iterable[str] = TASKS) -> None:
             rates = take_turns(runs, rounds)
             flop = step.cost_analysis()['flops'] / (scale.batch / mesh.size)
             peak = _peak_flop_per_s() * mesh.size
-            report('train', rates, ALONE, task=task, network=network_name(scale.depth),
+            report('train', rates, ALONE, task=task, network=scale.encoder,
                    size=scale.size, batch=scale.batch, device=jax.devices()[0].device_kind,
                    flop_share={k: round(max(v) * flop / peak, 3) for k, v in rates.items()},
                    )  # fmt: skip
@@ -96,10 +96,11 @@ def bench_together(rounds: int, task: str = 'rot') -> None:
     allocator.keep_freed_memory()
     mesh = parallel.data_mesh(jax.devices()[:1])
     for batch in TRIAL_BATCHES:
-        scale = Scale(**vars(_scale()) | {'batch': batch})
-        noise = batch_of_noise(mesh, scale)
-        together = Steps(*compiled_step(task, scale, mesh, TRIALS), TRIALS * batch)
-        step, state = compiled_step(task, scale, mesh)
+        scale = dataclasses.replace(usual_scale(), batch=batch)
+        case = Case(task, scale, mesh)
+        noise = case.noise()
+        together = Steps(*case.step(TRIALS), TRIALS * batch)
+        step, state = case.step()
         kept = jax.device_get(state)
         alone = [Steps(step, parallel.replicate(mesh, kept), batch) for _ in range(TRIALS)]
         runs = {
@@ -111,9 +112,5 @@ def bench_together(rounds: int, task: str = 'rot') -> None:
         for run in runs.values():
             run()
         report('together', take_turns(runs, rounds), 'one by one', task=task, trials=TRIALS,
-               batch=batch, network=network_name(scale.depth), size=scale.size,
+               batch=batch, network=scale.encoder, size=scale.size,
                device=jax.devices()[0].device_kind)  # fmt: skip
-
-
-def _scale() -> Scale:
-    return ON_CPU if jax.default_backend() == 'cpu' else ON_ACCELERATOR

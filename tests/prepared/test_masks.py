@@ -138,7 +138,8 @@ def test_rejected_images_are_listed_and_counted(prepared, card):
     for part, where in (('accepted', accepted), ('rejected', ~accepted)):
         for split, counts in card[part].items():
             own = where & (index.split == split)
-            assert counts == {'images': own.sum(), 'names': (index.labels[own] == 1).sum(0).tolist()}
+            shown = (index.labels[own] == 1).sum(0).tolist()
+            assert counts == {'images': own.sum(), 'names': shown}
     assert card['names'] == list(prepared.names) and set(card['accepted']) == set(SPLITS)
     assert (folder / 'contact_sheet.png').stat().st_size > 10_000
 

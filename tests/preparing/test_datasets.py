@@ -7,7 +7,9 @@ from PIL import Image
 from data_pipelines.datasets import image_folder, siim_covid19
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import main, prepare
+from data_pipelines.prepared.corpus import LeftOut
 from data_pipelines.prepared.data import open_prepared
+from data_pipelines.prepared.target import target_of
 from tests.siim_tree import (
     prepare_siim,
     stored_records,
@@ -157,7 +159,7 @@ def test_a_multi_label_set_from_the_csv_to_the_card(tmp_path):
     # Of the 25 images with labels Mass is in 15, all of them PA, and in none of the 10 AP.
     assert card['association']['view']['Mass'] == pytest.approx(1)
     assert 0 < card['association']['view']['Hernia'] < 0.5
-    assert any('of view and ' in sentence and 'Mass 1.00' in sentence for sentence in card['warnings'])
+    assert any('of view and ' in line and 'Mass 1.00' in line for line in card['warnings'])
     page = (prepared.directory / 'card.md').read_text()
     assert '| split | Effusion | Hernia | Mass | no_finding | unlabelled | images |' in page
     assert page.startswith('# x-1 (image_folder), 8 px')
@@ -200,6 +202,9 @@ def test_sets_of_one_folder_know_each_others_patients(tmp_path):
     patients = [set(p.index.patient) - {''} for p in (one, two)]
     assert len(patients[0]) == 3 and len(patients[1]) == 2 and len(patients[0] & patients[1]) == 1
     assert {p.card['dataset'] for p in (one, two)} == {'image_folder'}
+    # Of `one` 0.png has a namesake in `two`, 2.png as well and a patient; 1.png only a copy.
+    kept, left_out = one.corpus().without(two.corpus())
+    assert left_out == LeftOut(images=3, same_patient=2, same_content=1) and not len(kept)
     with pytest.raises(UserError, match='another source folder.*--name'):
         prepare('image_folder', tmp_path / 'two', tmp_path / 'data', size=8, name='one')
     with pytest.raises(UserError, match=r'one \(8\), two \(8\).*--name three'):
@@ -256,5 +261,10 @@ def test_synthetic_set_comes_through_the_siim_reader(tmp_path):
     prepared = prepare('synthetic_cxr', None, tmp_path, size=32, images=24, processes=1)
     assert prepared.names == siim_covid19.CLASSES and prepared.card['has_patient_ids']
     assert prepared.corpus().has_lung_masks and not prepared.card['quarantined']
+    # Golden: stored order and drawn splits are those of every earlier preparation.
+    order = {'train': 't', 'validation': 'v', 'test': 'T'}
+    assert ''.join(order[split] for split in prepared.index.split) == 'tttTvtTtTttttvtvtTvtvtTT'
+    labels = target_of(prepared).values(prepared.corpus())
+    assert ''.join(map(str, labels)) == '103203001221110210313013'
     fewer = prepare('synthetic_cxr', None, tmp_path, size=32, images=20, processes=1)
     assert len(fewer.corpus()) == 20 and not fewer.card['quarantined']

@@ -11,6 +11,7 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import main
+from data_pipelines.prepared.target import target_of
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.card import cramers_v
 from data_pipelines.preparing.entry import Entry
@@ -98,7 +99,8 @@ def test_splits_are_by_patient_and_written_down(truths_and_data):
     for record in stored_records(prepared):
         row = table[record['image_id'].decode()]
         assert row['patient'] == record['patient'].decode()
-        assert row['label'] == CLASSES[record['labels'].argmax()] and row['split'] == record['split']
+        assert row['label'] == CLASSES[record['labels'].argmax()]
+        assert row['split'] == record['split']
         assert split_of.setdefault(record['patient'], record['split']) == record['split']
     assert len(table) == len(truths)
 
@@ -191,6 +193,14 @@ def test_same_everywhere_except_the_pseudonyms(truths_and_data, tmp_path):
         assert first['split'] == second['split']
         np.testing.assert_array_equal(first['image'], second['image'])
         assert first['image_id'] != second['image_id'] and first['patient'] != second['patient']
+    mine, others = prepared.corpus('train'), other.corpus('train')
+    target = target_of(prepared)
+    assert mine.fingerprint == others.fingerprint
+    assert target.fingerprint(mine) == target.fingerprint(others)
+    strata = target.strata(mine)
+    np.testing.assert_array_equal(mine.folds(3, 1, strata), others.folds(3, 1, strata))
+    parts = [corpus.fraction(0.5, 1, strata).parts[0][1] for corpus in (mine, others)]
+    np.testing.assert_array_equal(*parts)
     reseeded = prepare_siim(tmp_path / 'elsewhere', tmp_path / 'data', seed=1)
     assert reseeded.fingerprint != prepared.fingerprint
 

@@ -13,7 +13,7 @@ from data_pipelines.raw.dicom import UnreadableRadiograph, read_radiograph
 def test_samples_decode_with_the_right_polarity(shared):
     folder = shared / 'dicom_samples'
     images = {file.stem: read_radiograph(file).pixels for file in folder.glob('*.dcm')}
-    assert len(images) == 5
+    assert len(images) >= 5
     chest, turned = images['rsna_jpeg_monochrome2'], images['rsna_jpeg_monochrome1_tag']
     np.testing.assert_allclose(chest + turned, 1, atol=1e-6)
     corners = (chest[:60, :60], chest[:60, -60:])

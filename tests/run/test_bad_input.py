@@ -1,65 +1,24 @@
 """Every mistake ends in one clear paragraph on stderr and exit code 2, before anything is trained.
 
-The command line runs in this process, on prepared sets that consist of their card alone.
+The command line runs in this process, on prepared sets without records.
 """
 
-import errno
-import json
 import pathlib
-import signal
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 from configs.curriculum import get_config
-from cxr_jax import main, report
-from cxr_jax.run import curriculum, embedded
-from cxr_jax.runtime import command_line
-from cxr_jax.runtime.interrupt import Interrupted
+from cxr_jax.run import curriculum
 from data_pipelines.prepared.data import CARD_FORMAT
-from data_pipelines.prepared.records import VERSION
+from tests.bare_sets import write_bare
+from tests.run.conftest import Stop, stop
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'curriculum.py'
 DEMO = f'{CONFIG}:moco_rot,preset=demo'
 SIZE = get_config('moco_rot,preset=demo').data.size
-CLASSES = ['negative', 'typical', 'indeterminate', 'atypical']
-
-
-def write_card(data_dir, name, size, **changes):
-    """A prepared set without records: enough for everything that is decided before training."""
-    folder = pathlib.Path(data_dir, name, f'{size}px')
-    (folder / VERSION).mkdir(parents=True)
-    (folder / VERSION / 'dataset_info.json').write_text(json.dumps({'description': 'abc'}))
-    regions = ('full', 'lungs_black', 'lungs_gray', 'background')
-    card = {
-        'format': CARD_FORMAT, 'dataset': name, 'size': size, 'bits': 8, 'files': {},
-        'classes': CLASSES, 'fingerprint': 'abc',
-        'counts': {'train': 560, 'validation': 80, 'test': 160},
-        'class_counts': {'train': [140] * 4, 'validation': [20] * 4, 'test': [40] * 4},
-        'has_patient_ids': True, 'has_lung_masks': True,
-        'statistics': {region: {'mean': 0.5, 'std': 0.2} for region in regions},
-    }  # fmt: skip
-    (folder / 'card.json').write_text(json.dumps(card | changes))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """The command line in an empty folder: words -> code, out, err. Whatever trains is stopped."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(curriculum, 'run_stage', stop)
-    monkeypatch.setattr(embedded, 'prepare', stop)
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['main.py', *map(str, words)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-            command_line.run(main.main, main.EXAMPLE, ('curriculum', 'preset'))
-        return SimpleNamespace(code=stopped.value.code, **capsys.readouterr()._asdict())
-
-    return run
+HERE = '--config.data.dir=prepared'
 
 
 def assert_refused(outcome, *words):
@@ -79,9 +38,17 @@ def assert_refused(outcome, *words):
         (['--config', CONFIG.with_name('presets.py')], ['has no get_config()']),
         (['--config', CONFIG], ['No tasks were named', 'curriculum.py:moco_swav_rot']),
         (['--config', f'{CONFIG}:moco_mocco'], ["'mocco'", 'Known tasks: moco, swav, rot']),
-        (['--config', f'{CONFIG}:rot_moco_rot'], ['names rot more than once']),
-        (['--config', f'{CONFIG}:rot,preset=tiny'], ['preset=tiny', 'auto, thesis, demo']),
-        (['--config', f'{CONFIG}:rot,seed=1'], ["'seed=1'", 'preset=NAME']),
+        (['--config', f'{CONFIG}:rot_classify'], ["'classify'", 'The readout follows']),
+        (
+            ['--config', f'{CONFIG}:rot,readout=segment'],
+            ['classify, findings, none'],
+        ),
+        (['--config', f'{CONFIG}:scratch,readout=none', HERE], ['no stage', 'readout=classify']),
+        (
+            ['--config', f'{CONFIG}:rot,preset=tiny'],
+            ['auto, siim_study, demo, papers, thesis'],
+        ),
+        (['--config', f'{CONFIG}:rot,seed=1'], ["'seed=1'", 'preset= one of']),
         (['--config', DEMO, 'stray'], ["'stray'", 'flags']),
         (['--confg', DEMO], ["'confg'", 'config']),
         (['--config.seed=1', '--config', DEMO], ['--config.seed=1', 'before']),
@@ -101,97 +68,142 @@ def test_the_command_line_itself(command, words, expected):
         ('stage.moco=5', ['--config.stage.moco is a section', 'epochs']),
         ('preset=demo', ['write it into the argument', ',preset=demo']),
         ('curriculum=rot', ['write it into the argument']),
+        ('readout=none', ['write it into the argument']),
+        ('stage.rot.data=5', ['--config.stage.rot.data is a section', 'sets']),
         ('stage.moco.epochs', ['Missing value', 'config.stage.moco.epochs']),
         ('stage.moco.epochs=many', ['epochs=many', 'same kind as the present ']),
         ('stage.moco.epochs=2.5', ['epochs=2.5', 'same kind as the present ']),
         ('stage.moco.optimizer.nesterov=perhaps', ['nesterov=perhaps', 'the present False']),
         ('stage.moco.optimizer.milestones=(1,', ['milestones=(1,', 'the present (']),
         ('stage.moco.optimizer.milestones=early', ['must be numbers', '(0.6, 0.8)']),
-        ('stage.moco.optimizer.name=adam', ['name=adam', 'sgd, lars']),
+        ('stage.moco.optimizer.name=adam', ['name=adam', 'sgd, lars, larc, adamw']),
         ('stage.moco.optimizer.schedule=linear', ['schedule=linear', 'cosine, step, constant']),
+        ('stage.moco.optimizer.lr=-1.0', ['optimizer.lr=-1.0', '0 or more']),
+        ('stage.moco.optimizer.lr=nan', ['optimizer.lr=nan', 'finite']),
+        ('stage.moco.optimizer.momentum=1.0', ['momentum=1.0', 'below 1']),
+        ('stage.moco.search.protocol=grid', ['protocol=grid', 'thesis, sampled, halving']),
+        ('stage.moco.search.low=1.0', ['low=1.0', 'above', 'high=0.25']),
+        ('stage.rot.search.protocol=halving', ['search.epochs=20', '3 epochs']),
+        ('stage.moco.data.fraction=0.0', ['data.fraction=0.0', 'above 0']),
+        ('stage.moco.data.balance=sex', ['balance=sex', 'source, patient, class']),
+        ('stage.moco.data.balance=class', ['balance=class', 'readout']),
+        ('stage.moco.data.sets=nih14', ['prepared/nih14/', 'holds no prepared']),
+        ("stage.moco.data.sets=('nih14',)", ['nih14', 'holds no prepared', 'synthetic_cxr (80)']),
+        ('data.label_fraction=1.5', ['label_fraction=1.5', '1 or less']),
+        ('data.label_fraction=0.001', ['larger than what it trains on', 'images of synthetic_cxr']),
+        ('data.pretext_fraction=nan', ['pretext_fraction=nan']),
+        ('data.uncertain=maybe', ['uncertain=maybe', 'ignore, positive, negative']),
+        ('data.folds=1', ['data.folds=1', '2 or more']),
+        ('data.masks=mine', ["no lung masks named 'mine'", 'cxr_jax.segment apply']),
+        ("data.classes=('typical','covid')", ['covid', 'negative, typical']),
+        ("data.classes=('typical',)", ['typical alone']),
+        ('keep=nothing', ['keep=nothing', 'bundle, all']),
         ('stage.moco.epochs=0', ['stage.moco.epochs=0', '1 or more']),
         ('stage.moco.batch_size=0', ['stage.moco.batch_size=0', '1 or more']),
         ('stage.moco.batch_size=12', ['not a multiple of the 8 devices', 'use 8']),
-        ('stage.moco.batch_size=568', ['larger than the training split', '560 images']),
+        ('stage.moco.batch_size=568', ['larger than what', '560 images of synthetic', 'use 560']),
         ('eval.batch_size=12', ['eval.batch_size=12', 'not a multiple of the 8 devices']),
         ('eval.resamples=0', ['eval.resamples=0', '1 or more']),
         ('seed=-1', ['seed=-1', '0 or more']),
-        ('backbone.depth=19', ['depth=19', '18, 34, 50, 101, 121']),
-        ('backbone.width=0', ['backbone.width=0']),
-        ('backbone.channels=2', ['channels=2', '1, 3']),
-        ('backbone.dtype=float8', ['dtype=float8', 'bfloat16']),
+        ('encoder.name=resnet19', ['name=resnet19', 'resnet18, resnet34', 'densenet121']),
+        ('encoder.width=0', ['encoder.width=0']),
+        ('encoder.channels=2', ['channels=2', '1, 3']),
+        ('encoder.dtype=float8', ['dtype=float8', 'bfloat16']),
         ('data.region=lung', ['region=lung', 'full, lungs_black, lungs_gray, background']),
         ('stage.moco.task.image_size=0', ['stage.moco.task.image_size=0']),
-        ('stage.moco.task.features=-1', ['task.features=-1', 'negative']),
+        ('stage.moco.task.features=-1', ['task.features=-1', '1 or more']),
         ('stage.moco.task.queue_size=lots', ['task.queue_size=lots', 'a whole number or auto']),
         ('stage.moco.task.queue_size=-64', ['task.queue_size=-64', 'a whole number or auto']),
         ('stage.moco.task.queue_size=100', ['multiple of the batch size 64', 'use 64']),
         ('stage.moco.task.queue_size=640', ['larger than the 560 training images', 'most 512']),
         ('stage.moco.task.key_groups=3', ['key_groups=3 must divide the batch size 64']),
-        ('stage.rot.task.augment.crop_scale=0.5', ['augment.crop_scale=(0.5,)', 'two numbers']),
+        ('stage.rot.task.augment.crop_scale=0.5', ['augment.crop_scale=(0.5,)', '2 numbers']),
         ('stage.rot.task.augment.crop_scale=(1.0,0.5)', ['the lower one first']),
-        ('stage.classify.task.classes=3', ['classes=3', 'has 4 (negative, typical']),
-        ('backbone.weights=none.safetensors', ['none.safetensors', 'No such file']),
+        ('stage.classify.task.outputs=3', ["no 'outputs'"]),
+        ('encoder.weights=none.safetensors', ['none.safetensors', 'No such file']),
     ],
 )  # fmt: skip
 def test_overrides(command, tmp_path, override, expected):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    outcome = command('--config', DEMO, '--config.data.dir=prepared', f'--config.{override}')
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    outcome = command('--config', DEMO, HERE, f'--config.{override}')
     assert_refused(outcome, *expected)
+
+
+ONE_IS_MISSING = np.eye(4, dtype=np.int8)[np.arange(800) % 3 + (np.arange(800) % 3 > 0)]
 
 
 @pytest.mark.parametrize(
     ('card', 'override', 'expected'),
     [
         (
-            {'class_counts': {'train': [280, 0, 140, 140]}},
+            {'labels': ONE_IS_MISSING},
             'seed=0',
-            ['The class typical has no image in the training split', 'prepare again'],
+            ['The class typical has no image among the 560 labelled images', 'data.classes'],
         ),
-        ({'classes': [], 'class_counts': {'train': []}}, 'seed=0', ['has no labels']),
+        ({'names': [], 'labels': np.zeros((800, 0), np.int8)}, 'seed=0', ['has no labels']),
         (
-            {'has_lung_masks': False},
+            {'has_mask': False},
             'data.region=lungs_gray',
             ['lungs_gray needs a lung mask', '--config.data.region=full'],
         ),
         (
-            {'counts': {'train': 5, 'test': 3}, 'class_counts': {'train': [2, 1, 1, 1]}},
+            {'counts': {'train': 6, 'validation': 0, 'test': 2},
+             'labels': np.eye(4, dtype=np.int8)[[0, 1, 2, 3, 0, 1, 2, 3]]},
             'seed=0',
-            ['5 images', 'must be 8 or more'],
+            ['6 images', 'must be 8 or more'],
         ),
         (
-            {'counts': {'train': 560, 'test': 0}},
+            {'counts': {'train': 560, 'validation': 240, 'test': 0}},
             'seed=0',
-            ['The test split of', 'is empty'],
+            ['The test split of', 'has no labelled image', 'readout=none'],
         ),
         (
-            {'class_counts': {'train': [140, 140, 140, 100]}},
-            'seed=0',
-            ['40 of the 560 training images', 'have no label'],
+            {'counts': {'train': 560, 'validation': 0, 'test': 240}},
+            'stage.moco.search.protocol=sampled',
+            ['no validation images', 'the search of moco', 'protocol=off'],
         ),
-        ({}, f'data.size={SIZE + 1}', [f'{SIZE + 1}px holds no prepared', f'there: [{SIZE}]']),
-        ({}, 'data.name=mine', ["Unknown data set 'mine'", 'image_folder']),
+        (
+            {'exclusive': False},
+            'seed=0',
+            ['several findings an image', 'readout=findings'],
+        ),
+        ({}, f'data.size={SIZE + 1}', [f'{SIZE + 1}px holds no prepared', f'({SIZE})']),
+        ({}, 'data.name=mine', ['mine', 'holds no prepared set', 'image_folder --name mine']),
         ({}, 'data.dir=elsewhere', ['elsewhere', '--data_dir elsewhere', '--size']),
         ({'format': CARD_FORMAT + 1}, 'seed=0', ['cannot be used', 'prepare it again']),
     ],
-)
+)  # fmt: skip
 def test_data_that_does_not_suit(command, tmp_path, card, override, expected):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE, **card)
-    outcome = command('--config', DEMO, '--config.data.dir=prepared', f'--config.{override}')
-    assert_refused(outcome, *expected)
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE, **card)
+    assert_refused(command('--config', DEMO, HERE, f'--config.{override}'), *expected)
+
+
+def test_a_few_labels_are_enough(command, tmp_path):
+    """Partly labelled data are no mistake; what cannot be learnt or tested is."""
+    some = np.full((800, 4), -2, np.int8)
+    some[::8] = np.eye(4, dtype=np.int8)[np.arange(100) % 4]
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE, labels=some)
+    with pytest.raises(Stop):
+        command('--config', DEMO, HERE)
+
+
+def test_findings_need_findings(command, tmp_path):
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    outcome = command('--config', f'{CONFIG}:rot,readout=findings,preset=demo', HERE)
+    assert_refused(outcome, 'one class an image', 'readout=classify')
 
 
 def test_weights_that_do_not_fit(command, tmp_path):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    words = ['--config', DEMO, '--config.data.dir=prepared']
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    words = ['--config', DEMO, HERE]
     pathlib.Path('text.safetensors').write_text('no weights at all')
-    outcome = command(*words, '--workdir=one', '--config.backbone.weights=text.safetensors')
+    outcome = command(*words, '--workdir=one', '--config.encoder.weights=text.safetensors')
     assert_refused(outcome, 'text.safetensors cannot be read', 'torchvision')
     save_file({'conv1.weight': np.zeros((64, 3, 7, 7), 'f'), 'odd': np.zeros(1, 'f')}, 'w.st')
-    outcome = command(*words, '--workdir=two', '--config.backbone.weights=w.st')
+    outcome = command(*words, '--workdir=two', '--config.encoder.weights=w.st')
     assert_refused(
         outcome,
-        'do not fit the backbone',
+        'do not fit',
         'conv1.weight: in the file (64, 1, 7, 7), in the model (16, 1, 7, 7)',
         'layer4.1.conv2.weight: in the file missing',
         'odd: in the file (1,), not in the model',
@@ -199,8 +211,8 @@ def test_weights_that_do_not_fit(command, tmp_path):
 
 
 def test_workdirs_that_cannot_be_used(command, tmp_path):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    words = ['--config', DEMO, '--config.data.dir=prepared']
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    words = ['--config', DEMO, HERE]
     pathlib.Path('file').write_text('')
     for workdir, reason in (('file', 'File exists'), ('file/run', 'Not a directory')):
         outcome = command(*words, f'--workdir={workdir}')
@@ -211,17 +223,9 @@ def test_workdirs_that_cannot_be_used(command, tmp_path):
     assert_refused(command(*words, '--workdir=/sys/run'), '/sys/run cannot be used (')
 
 
-@pytest.mark.parametrize('where', ['make_plan', 'initial_backbone', 'run_stage'])
-def test_sigterm_outside_training_exits_with_75(where, command, tmp_path, monkeypatch):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    monkeypatch.setattr(curriculum, where, lambda *unused: signal.raise_signal(signal.SIGTERM))
-    outcome = command('--config', DEMO, '--config.data.dir=prepared')
-    assert outcome.code == 75 and 'start the same command again' in outcome.err
-
-
 def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeypatch):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    words = ['--config', DEMO, '--config.data.dir=prepared', '--workdir=run']
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    words = ['--config', DEMO, HERE, '--workdir=run']
     monkeypatch.setattr(curriculum, 'announce', stop)
     with pytest.raises(Stop):
         command(*words)
@@ -233,99 +237,9 @@ def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeyp
     assert {path: path.read_text() for path in pathlib.Path('run').iterdir()} == before
 
 
-class Stop(Exception):
-    """Ends a run that has come far enough, past the handling of known errors."""
-
-
-def stop(*args, **more):
-    raise Stop
-
-
-@pytest.mark.parametrize(
-    ('error', 'code', 'words'),
-    [
-        (OSError(errno.ENOSPC, 'No space left on device'), 2, 'Free space and start again'),
-        (PermissionError(errno.EACCES, 'Permission denied', 'store'), 2, 'store cannot be used'),
-        (Interrupted('stage rot stopped'), 75, 'start the same command again'),
-        (KeyboardInterrupt(), 75, 'start the same command again'),
-    ],
-)
-def test_exit_codes(command, monkeypatch, error, code, words):
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr(curriculum, 'run', fail)
-    outcome = command('--config', DEMO, '--config.data.dir=prepared')
-    assert outcome.code == code and words in outcome.err
-
-
-def test_a_defect_of_the_program_keeps_its_traceback(command, monkeypatch):
-    monkeypatch.setattr(curriculum, 'run', stop)
-    with pytest.raises(Stop):
-        command('--config', DEMO, '--config.data.dir=prepared')
-
-
-@pytest.fixture
-def recipe(command, monkeypatch):
-    """Runs the command line up to the curriculum: words -> config, banner, prepared data sets."""
-
-    def run(*words):
-        seen, prepared = [], []
-        monkeypatch.setattr(curriculum, 'run', lambda *args: seen.append(args))
-        monkeypatch.setattr(report, 'format_table', str)
-        monkeypatch.setattr(embedded, 'prepare', lambda *args, **more: prepared.append(args))
-        outcome = command('--config', f'{CONFIG}:rot', *words)
-        assert outcome.code is None, outcome.err
-        [(config, workdir, banner, _)] = seen
-        assert banner in outcome.out
-        return config, workdir, banner, prepared
-
-    return run
-
-
-def test_auto_without_data_is_the_demo_and_says_so(recipe):
-    config, workdir, banner, prepared = recipe(
-        '--config.seed=5', '--config.stage.rot.optimizer.milestones=(0.1, 0.2)',
-        '--config.stage.rot.task.augment.flip=0.25', '--config.stage.rot.optimizer.nesterov',
-    )  # fmt: skip
-    demo = get_config('rot,preset=demo')
-    demo.seed = 5
-    demo.stage.rot.optimizer.milestones = (0.1, 0.2)
-    demo.stage.rot.optimizer.nesterov = True
-    demo.stage.rot.task.augment.flip = 0.25
-    assert config.to_dict() == demo.to_dict() and config.is_locked
-    assert 'no prepared SIIM data was found' in banner and str(workdir) == 'runs/rot-demo'
-    assert prepared == [('synthetic_cxr', None, 'data', SIZE)]
-
-
-@pytest.mark.parametrize('size', [256, 512])
-def test_auto_with_prepared_siim_is_the_thesis(recipe, tmp_path, size):
-    """Whatever its size: one that the config does not ask for is an error that lists the sizes."""
-    write_card(tmp_path / 'data', 'siim_covid19', size)
-    config, workdir, banner, prepared = recipe('--config.stage.rot.epochs=3')
-    thesis = get_config('rot,preset=thesis')
-    thesis.stage.rot.epochs = 3
-    assert config.to_dict() == thesis.to_dict()
-    assert (banner, prepared, str(workdir)) == ('', [], 'runs/rot-thesis')
-
-
-def test_auto_with_named_data_is_the_thesis(recipe):
-    config, _, banner, prepared = recipe('--config.data.name=synthetic_cxr')
-    assert config.preset == 'thesis' and config.data.name == 'synthetic_cxr'
-    assert 'phantom' in banner and 'Demo recipe' not in banner
-    assert prepared == [('synthetic_cxr', None, 'data', 256)]
-    config, _, banner, prepared = recipe('--config.data.dir=elsewhere')
-    assert config.preset == 'thesis' and (banner, prepared) == ('', [])
-
-
-def test_auto_with_named_data_that_is_not_there_is_an_error(command):
-    outcome = command('--config', f'{CONFIG}:rot', '--config.data.dir=mine')
-    assert_refused(outcome, 'data_pipelines.prepare --dataset siim_covid19', '--data_dir mine')
-
-
 def test_a_network_that_cannot_see_the_patches(command, tmp_path):
-    write_card(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
-    outcome = command('--config', f'{CONFIG}:relloc,preset=demo', '--config.data.dir=prepared',
-                      '--config.backbone.depth=121')  # fmt: skip
-    words = 'relloc gives the network images of 18 pixels', 'DenseNet-121 needs 29', 'image_size'
+    write_bare(tmp_path / 'prepared', 'synthetic_cxr', SIZE)
+    outcome = command('--config', f'{CONFIG}:relloc,preset=demo', HERE,
+                      '--config.encoder.name=densenet121')  # fmt: skip
+    words = 'relloc gives the network images of 18 pixels', 'densenet121 needs 29', 'image_size'
     assert_refused(outcome, *words)

@@ -151,7 +151,6 @@ def test_a_state_that_is_not_finite_has_no_value(made_up, tmp_path, monkeypatch)
     assert lr_search.search(make('thesis', [0.2, 0.3]), tmp_path, programs).optimizer.lr == 0.2
 
 
-HALF = 16  # images of half of the patients of the 34
 THESIS = {
     'stage.rot.search.protocol': 'thesis', 'stage.rot.search.low': 0.01,
     'stage.rot.search.high': 0.05, 'stage.rot.search.count': 2, 'stage.rot.search.epochs': 1,
@@ -163,6 +162,14 @@ def plain_run(tiny_data, store, rate):
     return tiny.run(each, store), StageDirectory(store, 'rot', each.key)
 
 
+def assert_on_half(trial, whole):
+    """It trains on all images of half of the patients."""
+    groups = whole.train.corpus.groups
+    own = set(trial.train.corpus.groups)
+    assert len(own) == round(len(set(groups)) / 2 + 0.01) and len(groups) == 34
+    assert trial.facts.images == np.isin(groups, list(own)).sum() < 34
+
+
 @pytest.mark.parametrize('protocol', ['thesis', 'sampled'])
 def test_the_winner_is_an_uninterrupted_run_at_its_rate(protocol, tiny_data, tmp_path):
     """Bit for bit, the whole state and the log, though the search is killed in its second trial."""
@@ -170,8 +177,11 @@ def test_the_winner_is_an_uninterrupted_run_at_its_rate(protocol, tiny_data, tmp
         'stage.rot.search.protocol': protocol, 'stage.rot.search.fraction': 0.5
     }  # fmt: skip
     each = tiny.make_stages(tiny_data, 'rot', **changes)['rot']
-    images = {trial.facts.images for trial in each.search.trials}
-    assert images == {34 if protocol == 'thesis' else HALF} and each.facts.images == 34
+    for trial in each.search.trials:
+        if protocol == 'sampled':
+            assert_on_half(trial, each)
+        else:
+            assert trial.facts.images == 34
     stops = iter([Interrupted])
 
     def killed_once(step):
@@ -211,7 +221,7 @@ def test_batch_sizes_are_candidates_too(tiny_data):
     for trial, winner in zip(search.trials, search.winners, strict=True):
         assert trial.optimizer.lr == winner.optimizer.lr
         assert trial.facts.batch_size == winner.facts.batch_size
-        assert (trial.facts.images, winner.facts.images) == (HALF, 34)
+        assert_on_half(trial, winner)
         assert (trial.settings.epochs, winner.settings.epochs) == (1, 2)
 
 

@@ -20,8 +20,9 @@ def sets(tmp_path_factory):
 
 
 def records(prepared, split):
+    corpus = prepared.corpus(split)
     fields = ('image', 'image_id', 'patient', 'label', 'lung_mask')
-    batches = list(loader.eval_batches(prepared, split, 8))
+    batches = list(loader.eval_batches(corpus, 8, labels=corpus.column('labels')))
     return {
         name: np.concatenate([batch[name][batch['valid']] for batch in batches])
         for name in fields
@@ -48,7 +49,7 @@ def made_up(right, ail):
     says = np.where(np.tile(np.arange(10), 2) < right, labels, 1 - labels)
     names = np.array([f'{i:02d}' for i in range(20)])
     return {
-        'probabilities': np.eye(2)[says], 'labels': labels, 'patients': names, 'image_ids': names,
+        'scores': np.eye(2)[says], 'labels': labels, 'patients': names, 'image_ids': names,
         'ail': np.full(20, ail), 'lung_area': np.full(20, 0.25),
     }  # fmt: skip
 
@@ -58,12 +59,12 @@ def test_the_tables_show_each_model_and_what_the_marker_changes():
     on = {'region': 'full', 'marker': 'on', 'test': made_up(4, 0.3), 'unseen': made_up(10, 0.1)}
     lines = shortcut.render([off, on]).splitlines()
     cells = {line[:12]: line.split(' | ') for line in lines if line.startswith('| full')}
-    values = {name: [cell.split(' [')[0] for cell in row] for name, row in cells.items()}
+    values = {name: [cell.split(' (')[0] for cell in row] for name, row in cells.items()}
     assert values['| full | off'][2:] == ['90.0 %', '80.0 %', '50.0 %', '40.0 %']
     assert values['| full | on '][2:] == ['40.0 %', '100.0 %', '30.0 %', '10.0 %']
     # On minus off; the unlike order of a model's images does not matter.
     backwards = {name: x[::-1] for name, x in on['test'].items()}
     assert shortcut.render([off, on | {'test': backwards}]).splitlines()[-1] == lines[-1]
-    change = [cell.split(' [')[0] for cell in lines[-1].split(' | ')]
+    change = [cell.split(' (')[0] for cell in lines[-1].split(' | ')]
     assert (change[1], *change[3:]) == ('-50.0 %', '-20.0 %', '-30.0 %')
     assert '20 test and 20 unseen images' in shortcut.render([off, on])

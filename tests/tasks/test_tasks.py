@@ -146,3 +146,12 @@ def test_auto_values_follow_the_data():
 def test_impossible_settings_are_refused(task, words):
     with pytest.raises(UserError, match=words):
         task.resolve(facts())
+
+
+def test_swav_prototypes_are_brought_back_to_unit_length():
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    params = {'encoder': {'kernel': rows}, 'prototypes': {'rows': rows}}
+    after, extra = SwAV().after_update(params, {'queue': rows}, 3)
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(after['prototypes']['rows'], expected, rtol=1e-6)
+    assert after['encoder']['kernel'] is rows and extra['queue'] is rows

@@ -300,7 +300,7 @@ def test_warmup_cosine_agrees_with_reference(golden):
 
 
 def test_warmup_from_a_ratio_is_mmcvs():
-    """regular rate · (1 - (1 - i / W)(1 - ratio)), reference facts 13.1."""
+    """regular rate · (1 - (1 - i / W)(1 - ratio)) (mmcv, linear warm-up)."""
     changes = {'warmup_epochs': 2.0, 'warmup_ratio': 0.1, 'schedule': 'step', 'milestones': (0.75,)}
     schedule = rate_factor(settings(**changes), 40, 10)
     expected = [0.3 * (1 - (1 - min(i / 20, 1)) * 0.9) for i in range(30)] + [0.03] * 10
