@@ -111,3 +111,11 @@ def test_a_wrong_map_is_explained(image_folder, tmp_path, capsys):
         code = write_layout_main([str(image_folder), str(tmp_path / 'x'), '--map', mapping])
         assert code == 2 and word in capsys.readouterr().err
     assert not (tmp_path / 'x').exists()
+
+
+def test_a_folder_with_several_findings_an_image_is_refused(image_folder, tmp_path, capsys):
+    table = image_folder / 'metadata.csv'
+    table.write_text(table.read_text().replace(',sick,', ',sick|other,'))
+    code = write_layout_main([str(image_folder), str(tmp_path / 'x'), '--map', 'normal=typical'])
+    assert code == 2 and 'several findings an image' in capsys.readouterr().err
+    assert not (tmp_path / 'x').exists()
