@@ -111,3 +111,19 @@ def test_a_wrong_map_is_explained(image_folder, tmp_path, capsys):
         code = write_layout_main([str(image_folder), str(tmp_path / 'x'), '--map', mapping])
         assert code == 2 and word in capsys.readouterr().err
     assert not (tmp_path / 'x').exists()
+
+
+def test_a_folder_with_several_findings_an_image_is_refused(image_folder, tmp_path, capsys):
+    """Without class folders, labels of several names are findings."""
+    csv_file = image_folder / 'metadata.csv'
+    text = csv_file.read_text().replace(',sick,', ',sick|other,')
+    for path in list((image_folder / 'images').glob('*/*.png')):
+        text = text.replace(f'images/{path.parent.name}/{path.name}', f'images/{path.name}')
+        path.rename(path.parents[1] / path.name)
+    for folder in (image_folder / 'images').glob('*/'):
+        folder.rmdir()
+    csv_file.write_text(text)
+    code = write_layout_main([str(image_folder), str(tmp_path / 'x'), '--map', 'normal=typical'])
+    err = capsys.readouterr().err
+    assert code == 2 and 'several findings an image' in err, err
+    assert not (tmp_path / 'x').exists()
