@@ -67,6 +67,8 @@ def test_trials_together_equal_trials_one_by_one(tiny_data, tmp_path, monkeypatc
     assert one.keys() == other.keys() and len(one) == 1 + 2 + 4 + 3 + 2
     for path, content in one.items():
         assert_close(other[path], content)
+        rows = content if isinstance(content, list) else []
+        assert np.isfinite([row['loss'] for row in rows]).all()
 
     folder = tmp_path / 'killed'
     for kill in (tiny.sigterm_at(3), tiny.sigterm_at(6)):

@@ -58,9 +58,9 @@ def test_a_classifier_is_judged_without_maps(region, tiny_data, untrained, monke
 
 
 def sampled_for_as_many_steps(name):
-    """A search on half of the images for twice the epochs, warmed up for one."""
+    """A search on images for half of the steps an epoch, for twice the epochs; a warm-up."""
     search = {
-        'protocol': 'sampled', 'count': 1, 'fraction': 0.5, 'epochs': 4, 'low': 0.01, 'high': 0.05
+        'protocol': 'sampled', 'count': 1, 'fraction': 0.6, 'epochs': 4, 'low': 0.01, 'high': 0.05
     }  # fmt: skip
     changes = {f'stage.{name}.search.{field}': value for field, value in search.items()}
     return changes | {f'stage.{name}.optimizer.warmup_epochs': 1.0}
