@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from configs.study import get_config
 from cxr_jax.models.heads import unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.runtime.interrupt import Interrupted
@@ -19,6 +21,7 @@ from cxr_jax.store import trees
 from cxr_jax.store.bundle import read_parts
 from cxr_jax.store.settings import derived, setting
 from cxr_jax.store.stages import StageDirectory
+from cxr_jax.study import work
 from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.train import loop
@@ -230,3 +233,24 @@ def test_eight_devices_equal_one(tiny_data, tmp_path):
     assert memory.dtype == np.float64 and np.any(memory)
     assert len(np.unique(found[1]["['state']['extra']['groups']"])) > 1
     exactness.assert_equal(found[8], found[1])
+
+
+def test_it_runs_in_a_study(tiny_data, tmp_path):
+    """Beside scratch: a cell of its own with its stage and bundle, compared like any other."""
+    config = get_config('demo')
+    run = {f'run.{k}': v for k, v in tiny.settings('groups').items()}
+    config.update_from_flattened_dict(
+        run
+        | {'run.data.dir': str(tiny_data.directory.parents[1]), 'compare.resamples': 100}
+        | {'axes.curriculum': ('scratch', 'groups'), 'axes.region': ('full',)}
+    )
+    with tiny.compiled_once():
+        study = work.run(ConfigDict(config.to_dict()), tmp_path)
+    scratch, own = sorted(study['cells'], key=lambda cell: len(cell['stages']))
+    assert [stage['stage'] for stage in own['stages']] == ['groups', 'classify']
+    assert own['kind'] == 'single' and own['stages'][0]['key'] == own['stages'][1]['parent_key']
+    bundle = tmp_path / 'stages' / f'groups-{own["stages"][0]["key"]}'
+    assert read_parts(bundle).keys() == {'encoder', 'centroids'}
+    [compared] = study['comparisons']['comparisons']
+    assert {compared['first'], compared['second']} == {'scratch', 'groups'}
+    assert scratch['test']['images'] == own['test']['images'] > 0
