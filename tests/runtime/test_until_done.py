@@ -26,14 +26,16 @@ with open(sys.argv[1], 'a+') as file:
     number = len(file.readlines())
 sys.exit(int(sys.argv[1 + number]))
 """
-# Says that it runs; on SIGTERM or SIGINT it saves, and says how often it was asked.
+# Says that it runs; on SIGTERM or SIGINT it saves, and says how often it was asked. It ends by itself
+# where no signal arrives (a shell's background jobs ignore SIGINT): it would keep the pipes open.
 TRAINING = """
 import signal, sys, time
 asked = []
 for signum in (signal.SIGTERM, signal.SIGINT):
     signal.signal(signum, lambda number, frame: asked.append(signal.Signals(number).name))
 print('training', flush=True)
-while not asked:
+ends = time.monotonic() + 40
+while not asked and time.monotonic() < ends:
     time.sleep(0.01)
 time.sleep(float(sys.argv[2]))
 print(*asked, flush=True)
