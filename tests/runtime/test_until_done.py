@@ -26,8 +26,8 @@ with open(sys.argv[1], 'a+') as file:
     number = len(file.readlines())
 sys.exit(int(sys.argv[1 + number]))
 """
-# Says that it runs; on SIGTERM or SIGINT it saves, and says how often it was asked. It ends by itself
-# where no signal arrives (a shell's background jobs ignore SIGINT): it would keep the pipes open.
+# Says that it runs; on SIGTERM or SIGINT it saves, and says how often it was asked. It ends by
+# itself where no signal arrives (jobs in the background ignore SIGINT): it would keep the pipes.
 TRAINING = """
 import signal, sys, time
 asked = []
