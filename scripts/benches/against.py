@@ -102,5 +102,6 @@ def _run(command: list[str], folder: Path, **variables: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f'{shlex.join(command)} failed in {folder}:\n{done.stderr[-4000:]}')
+        told = f'failed in {folder} with {done.returncode} (below 0: that signal ended it)'
+        raise SystemExit(f'{shlex.join(command)} {told}:\n{done.stderr[-4000:]}')
     return done.stdout
