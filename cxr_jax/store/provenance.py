@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, git state, devices, the resolved config."""
+"""Where a result comes from: versions, git state, devices."""
 
 import importlib.metadata
 import pathlib
@@ -34,10 +34,3 @@ def git_state() -> str:
 def devices() -> dict:
     """Kind and number of the devices of this run."""
     return {'kind': jax.devices()[0].device_kind, 'count': jax.device_count()}
-
-
-def plain(value):
-    """Config values as JSON keeps them: tuples become lists."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple | list) else value

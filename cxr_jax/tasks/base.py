@@ -56,11 +56,6 @@ class Task:
     judged_by: ClassVar[str] = 'loss'
 
     @property
-    def higher_is_better(self) -> bool:
-        """Whether more of `judged_by` is better."""
-        return self.judged_by != 'loss'
-
-    @property
     def smallest_input(self) -> int:
         """Pixels on a side of the smallest image that the encoder is given."""
         return self.image_size
