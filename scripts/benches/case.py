@@ -50,7 +50,8 @@ class Case:
         self.encoder = build_encoder(EncoderSettings(scale.encoder, scale.width), contract)
         self.facts = Facts(
             images=IMAGES, batch_size=scale.batch, steps_per_epoch=IMAGES // scale.batch,
-            total_steps=IMAGES, devices=mesh.size, feature_width=self.encoder.feature_width, names=NAMES,
+            total_steps=IMAGES, devices=mesh.size, feature_width=self.encoder.feature_width,
+            names=NAMES,
         )  # fmt: skip
         settings = read_stage(name, stage_config(name).to_dict())
         sizes = {'image_size': scale.size}
