@@ -9,6 +9,7 @@ from cxr_jax.tasks.byol import BYOL
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.genesis import Genesis
+from cxr_jax.tasks.lejepa import LeJEPA
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
@@ -24,6 +25,7 @@ TASKS = {
     'byol': BYOL,
     'simsiam': SimSiam,
     'simclr': SimCLR,
+    'lejepa': LeJEPA,
     'rot': Rotation,
     'relloc': RelativeLocation,
     'genesis': Genesis,

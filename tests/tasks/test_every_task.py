@@ -33,6 +33,8 @@ SETTINGS = {
         'small_crops': 2,
     },
     'relloc': {'dropout': 0.25},
+    'lejepa': {'projector': (8, 5), 'slices': 4, 'small_size': 12, 'small_crops': 2},
+    'genesis': {'width': 2},
 }  # fmt: skip
 
 
