@@ -45,6 +45,10 @@ CASES = {
         'queue_size': 64, 'queue_start_epoch': 1.0, 'freeze_epochs': 2.0, 'prototypes': 6,
         'hidden': 'auto', 'features': 16, 'small_crops': 2, 'small_size': 32,
     }),
+    'genesis': ('genesis', {'width': 4}),
+    'lejepa': ('lejepa', {
+        'projector': (16, 16, 8), 'slices': 16, 'small_crops': 2, 'small_size': 32,
+    }),
     'classify': ('classify', {}),
 }  # fmt: skip
 
