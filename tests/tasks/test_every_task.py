@@ -1,11 +1,13 @@
 """What holds for every task of the registries, a new one included."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
+from cxr_jax.run.settings import read_stage, stage_config
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import from_settings, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
@@ -25,7 +27,7 @@ from tests.tasks.one_step import (
 )
 
 EVERYONE = TASKS | READOUTS
-# What is too large for 64 images of 24 pixels.
+# What is too large for 64 images of 24 pixels, even in a task's settings for small data.
 SETTINGS = {
     'moco': {'queue_size': 16, 'features': 5, 'key_groups': 4},
     'swav': {
@@ -38,7 +40,10 @@ SETTINGS = {
 
 @functools.cache
 def resolved(name):
-    task = EVERYONE[name](image_size=SIZE, **SETTINGS.get(name, {}))
+    config = stage_config(name)
+    config.update_from_flattened_dict(EVERYONE[name].small)
+    small = read_stage(name, config.to_dict()).task
+    task = dataclasses.replace(small, image_size=SIZE, **SETTINGS.get(name, {}))
     return task.resolve(facts())[0]
 
 
