@@ -6,6 +6,7 @@ second MoCo stage.
 
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
+from cxr_jax.tasks.jigsaw import Jigsaw
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
@@ -17,6 +18,7 @@ TASKS = {
     'swav': SwAV,
     'rot': Rotation,
     'relloc': RelativeLocation,
+    'jigsaw': Jigsaw,
 }
 # What a curriculum may end in: predicts a target.
 READOUTS = {
