@@ -82,6 +82,26 @@ class PuzzleHead(nn.Module):
         return torch_linear(self.classes, x.shape[-1], 'linear2')(x)
 
 
+class ClusterNeck(nn.Module):
+    """Pooled features [B, D] -> [B, features], none negative (MMSelfSup's ODC).
+
+    Linear, batch norm without scale and shift, ReLU, dropout, linear, ReLU. `kept`: dropout's
+    factors, 0 or 1 / (1 - rate), for [B, hidden].
+    """
+
+    hidden: int
+    features: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, kept, train: bool = True):
+        x = torch_linear(self.hidden, x.shape[-1], 'linear1')(x)
+        # PyTorch's momentum 0.001.
+        norm = BatchNorm(axis_name=self.axis_name, momentum=0.999, affine=False, name='bn1')
+        x = nn.relu(norm(x, train)) * kept
+        return nn.relu(torch_linear(self.features, self.hidden, 'linear2')(x))
+
+
 def unit_rows(x, epsilon: float = 1e-12):
     """Rows of x divided by their Euclidean length (torch.nn.functional.normalize)."""
     # The floor is inside the root: its derivative at a zero row is finite.

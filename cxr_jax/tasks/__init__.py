@@ -8,6 +8,7 @@ from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.jigsaw import Jigsaw
 from cxr_jax.tasks.moco import MoCo
+from cxr_jax.tasks.odc import ODC
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.swav import SwAV
@@ -16,6 +17,7 @@ from cxr_jax.tasks.swav import SwAV
 TASKS = {
     'moco': MoCo,
     'swav': SwAV,
+    'odc': ODC,
     'rot': Rotation,
     'relloc': RelativeLocation,
     'jigsaw': Jigsaw,

@@ -74,7 +74,7 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
-def compiled_loss(task, encoder, devices: int = 1):
+def compiled_loss(task, encoder, state, devices: int = 1):
     """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
     batch_stats, extra, metrics), embeddings)."""
 
@@ -89,16 +89,32 @@ def compiled_loss(task, encoder, devices: int = 1):
         return replicated, aux.embeddings
 
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    return parallel.sharded(step, mesh, (False, False, True), (False, True))
+    extra = by_image(task, state.extra)
+    rest = {name: extra if name == 'extra' else False for name in vars(state) if name != 'params'}
+    replicated = False, False, False, extra, False
+    return parallel.sharded(step, mesh, (False, rest, True), (replicated, True))
+
+
+def by_image(task, extra) -> dict:
+    """Which entries of `extra` are spread over the mesh."""
+    return {name: name in task.by_image for name in extra}
 
 
 def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
     """loss, gradients, batch_stats, extra, metrics and embeddings of views [B, ...]."""
     rest = {name: value for name, value in vars(state).items() if name != 'params'}
-    results = compiled_loss(task, encoder, devices)(state.params, rest, views)
+    results = compiled_loss(task, encoder, state, devices)(state.params, rest, views)
     replicated, embeddings = jax.device_get(results)
     names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
     return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
+
+
+def abstract_after_update(task, state) -> tuple:
+    """Shapes of the parameters and the extra that Task.after_update makes of the state's."""
+    spread = False, by_image(task, state.extra)
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    changed = parallel.sharded(lambda *both: task.after_update(*both, 0), mesh, spread, spread)
+    return jax.eval_shape(changed, state.params, state.extra)
 
 
 def make_views(task, batch: dict) -> dict:
