@@ -68,7 +68,7 @@ def refill_small(memory, labels, centroids, least: int):
 
     def refill(carry):
         labels, centroids, empty = carry
-        number = empty.argmax()
+        number = empty.argmax().astype(labels.dtype)
         largest = counts(labels, centroids.shape[0]).argmax()
         labels = jnp.where(second_half(memory, labels == largest), number, labels)
         for changed in (largest, number):
@@ -78,7 +78,7 @@ def refill_small(memory, labels, centroids, least: int):
     # Loops of at most one pass, unlike a cond, cost nothing where all clusters are large enough
     # also when the steps of several states are computed together.
     labels, _ = lax.while_loop(lambda carry: carry[1], dissolve, (labels, small.any()))
-    carry = labels.astype(jnp.int32), centroids, small
+    carry = labels, centroids, small
     labels, centroids, _ = lax.while_loop(lambda carry: carry[2].any(), refill, carry)
     return labels, centroids
 

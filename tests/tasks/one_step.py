@@ -74,7 +74,7 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
-def compiled_loss(task, encoder, state, devices: int = 1):
+def compiled_loss(task, encoder, devices: int = 1):
     """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
     batch_stats, extra, metrics), embeddings)."""
 
@@ -89,10 +89,15 @@ def compiled_loss(task, encoder, state, devices: int = 1):
         return replicated, aux.embeddings
 
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    extra = by_image(task, state.extra)
-    rest = {name: extra if name == 'extra' else False for name in vars(state) if name != 'params'}
-    replicated = False, False, False, extra, False
-    return parallel.sharded(step, mesh, (False, rest, True), (replicated, True))
+
+    def on_mesh(params, state, views):
+        extra = by_image(task, state['extra'])
+        rest = {name: extra if name == 'extra' else False for name in state}
+        replicated = False, False, False, extra, False
+        mapped = parallel.sharded(step, mesh, (False, rest, True), (replicated, True))
+        return mapped(params, state, views)
+
+    return jax.jit(on_mesh)
 
 
 def by_image(task, extra) -> dict:
@@ -103,7 +108,7 @@ def by_image(task, extra) -> dict:
 def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
     """loss, gradients, batch_stats, extra, metrics and embeddings of views [B, ...]."""
     rest = {name: value for name, value in vars(state).items() if name != 'params'}
-    results = compiled_loss(task, encoder, state, devices)(state.params, rest, views)
+    results = compiled_loss(task, encoder, devices)(state.params, rest, views)
     replicated, embeddings = jax.device_get(results)
     names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
     return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
