@@ -20,7 +20,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     groups: int = 1
     momentum: float = MOMENTUM
-    affine: bool = True
+    affine: bool = True  # with a scale and a shift of each channel
 
     @nn.compact
     def __call__(self, x, train: bool):
