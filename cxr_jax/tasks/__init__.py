@@ -8,7 +8,9 @@ from cxr_jax.tasks.barlow import BarlowTwins
 from cxr_jax.tasks.byol import BYOL
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
+from cxr_jax.tasks.genesis import Genesis
 from cxr_jax.tasks.jigsaw import Jigsaw
+from cxr_jax.tasks.lejepa import LeJEPA
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.odc import ODC
 from cxr_jax.tasks.relloc import RelativeLocation
@@ -26,9 +28,11 @@ TASKS = {
     'simsiam': SimSiam,
     'simclr': SimCLR,
     'odc': ODC,
+    'lejepa': LeJEPA,
     'rot': Rotation,
     'relloc': RelativeLocation,
     'jigsaw': Jigsaw,
+    'genesis': Genesis,
 }
 # What a curriculum may end in: predicts a target.
 READOUTS = {

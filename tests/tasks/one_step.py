@@ -24,6 +24,7 @@ class TinyNetwork(nn.Module):
     stages = ('first', 'last')
     feature_width = 6
     smallest_image = 1
+    dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool, groups: int = 1):
