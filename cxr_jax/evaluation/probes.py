@@ -93,15 +93,19 @@ def _least_squares(x, targets, share, penalties, together: bool) -> np.ndarray:
     n, root = len(x), np.sqrt(share)[:, None]
     centre, level = share @ x / n, share @ targets / n
     xc, tc = root * (x - centre), root * (targets - level)
-    # V of the singular value decomposition, from a small matrix; z = U S.
-    small = np.linalg.qr(xc, 'r') if n > x.shape[1] else xc
-    _, values, vt = np.linalg.svd(small, full_matrices=False)
-    z, zt = xc @ vt.T, vt @ (xc.T @ tc)
+    # xc = U S V^T: squares of S, and V, from the smaller side; z = U S.
+    if n > x.shape[1]:
+        squares, v = np.linalg.eigh(xc.T @ xc)
+    else:
+        _, singular, vt = np.linalg.svd(xc, full_matrices=False)
+        squares, v = singular**2, vt.T
+    z = xc @ v
+    zt, z2 = z.T @ tc, z**2
     errors, coefficients = [], []
     for penalty in penalties:
-        shrunk = 1 / (values**2 + penalty * n)
-        coefficients.append(vt.T @ (shrunk[:, None] * zt))
-        leverage = share / n + z**2 @ shrunk
+        shrunk = 1 / (squares + penalty * n)
+        coefficients.append(v @ (shrunk[:, None] * zt))
+        leverage = share / n + z2 @ shrunk
         left = (tc - xc @ coefficients[-1]) / (1 - np.minimum(leverage, LEVERAGE_CEILING))[:, None]
         errors.append((left**2).mean(0))
     errors = np.array(errors)
