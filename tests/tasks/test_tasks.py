@@ -118,9 +118,9 @@ def test_swav_uses_the_queue_only_when_full():
     alone = sinkhorn(z @ prototypes.T, task.epsilon, task.iterations)
     part = task._assign(z, queue.at[-1].set(0), prototypes)
     np.testing.assert_allclose(part, alone, rtol=1e-5)
-    together = sinkhorn(
-        jnp.concatenate([queue, z]) @ prototypes.T, task.epsilon, task.iterations
-    )[4:]
+    together = sinkhorn(jnp.concatenate([queue, z]) @ prototypes.T, task.epsilon, task.iterations)[
+        4:
+    ]
     np.testing.assert_allclose(task._assign(z, queue, prototypes), together, rtol=1e-5)
     assert abs(together - alone).max() > 1e-3
 
