@@ -45,6 +45,10 @@ CASES = {
         'queue_size': 64, 'queue_start_epoch': 1.0, 'freeze_epochs': 2.0, 'prototypes': 6,
         'hidden': 'auto', 'features': 16, 'small_crops': 2, 'small_size': 32,
     }),
+    'barlow': ('barlow', {'projector': (16, 12)}),
+    'byol': ('byol', {'hidden': 16, 'features': 8}),
+    'simsiam': ('simsiam', {'features': 16, 'waist': 4}),
+    'simclr': ('simclr', {'hidden': 16, 'features': 8}),
     # The centroids move at steps 4 and 8; small clusters are refilled as they occur.
     'odc': ('odc', {
         'clusters': 12, 'min_cluster': 6, 'centroid_steps': 4, 'hidden': 16, 'features': 8,

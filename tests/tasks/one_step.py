@@ -1,5 +1,6 @@
 """One step of a task outside the train loop: a tiny encoder, its state, loss and gradients."""
 
+import functools
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ class TinyNetwork(nn.Module):
     stages = ('first', 'last')
     feature_width = 6
     smallest_image = 1
+    dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool, groups: int = 1):
@@ -74,6 +76,7 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
+@functools.cache
 def compiled_loss(task, encoder, devices: int = 1):
     """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
     batch_stats, extra, metrics), embeddings)."""

@@ -36,6 +36,8 @@ SETTINGS = {
     'odc': {'clusters': 4, 'hidden': 16, 'features': 16},
     'relloc': {'dropout': 0.25},
     'jigsaw': {'permutations': 6, 'hidden': 8},
+    'lejepa': {'projector': (8, 5), 'slices': 4, 'small_size': 12, 'small_crops': 2},
+    'genesis': {'width': 2},
 }  # fmt: skip
 
 
