@@ -6,7 +6,9 @@ second MoCo stage.
 
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
+from cxr_jax.tasks.knn import NearestNeighbours
 from cxr_jax.tasks.moco import MoCo
+from cxr_jax.tasks.probe import Probe
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.swav import SwAV
@@ -22,4 +24,6 @@ TASKS = {
 READOUTS = {
     'classify': Classify,
     'findings': Findings,
+    'probe': Probe,
+    'knn': NearestNeighbours,
 }
