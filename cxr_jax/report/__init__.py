@@ -19,6 +19,7 @@
            data: {'sets': [{'name', 'images'}], 'images', 'patients', 'balance': str,
                'left_out': {'images', 'same_patient', 'same_content'} or None}}
     test: what cxr_jax.evaluation.measures.evaluate returns, or None without a readout
+    no_maps: str, why there are no activation maps ('' if there are, or without a readout)
     attention, boxes: attention inside the lungs and inside the lesion boxes, or None: {'images',
            'ail', 'lung_area', 'excess': figures, 'without_mask', 'without_activation': images,
            'per_name': [{'name', 'images', 'ail', 'lung_area', 'excess'}]}; of the boxes

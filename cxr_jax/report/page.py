@@ -2,7 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from cxr_jax.report.attention import REGIONS, attention_section, boxes_sections
+from cxr_jax.report.attention import (
+    REGIONS,
+    attention_section,
+    boxes_sections,
+    no_maps_section,
+)
 from cxr_jax.report.blocks import (
     Block,
     Cautions,
@@ -57,7 +62,11 @@ def run_summary(results: dict) -> list[Block]:
         *data_blocks(results),
         *disk_blocks(results),
         *(
-            [figures_table(results), names_table(results)]
+            [
+                figures_table(results),
+                names_table(results),
+                *([Text(literal(results['no_maps']))] if results['no_maps'] else []),
+            ]
             if results['test']
             else [Text(left_behind(results))]
         ),
@@ -83,6 +92,7 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         Cautions(tuple(cautions(results))),
         *setting_blocks(results['data'], _setting(results)),
         found,
+        *([no_maps_section(results['no_maps'])] if results['no_maps'] else []),
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),

@@ -123,6 +123,8 @@ class _Planner:
 
     def _resolved(self, of: '_OfStage', settings: StageSettings) -> tuple[Stage, list[str]]:
         run, name = self._settings.run, of.name
+        if not settings.task.trains:
+            settings = dataclasses.replace(settings, epochs=0)
         images, batch = of.train.images, settings.batch_size
         reads_out = name == self._settings.readout
         check_batch(f'stage.{name}.batch_size', batch, self._devices)
@@ -143,6 +145,7 @@ class _Planner:
             feature_width=of.encoder.feature_width,
             names=self._data.target.names if reads_out else (),
             exclusive=not reads_out or self._data.target.exclusive,
+            counts=self._data.target.balance(of.train.corpus) if reads_out else (),
         )
         try:
             task, reasons = settings.task.resolve(facts)

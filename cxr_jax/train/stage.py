@@ -61,6 +61,10 @@ class StageSettings:
     search: SearchSettings = SearchSettings()
     task: Task = Task()
 
+    def inactive(self) -> set[str]:
+        """Fields without an effect: those of a training, if there is none."""
+        return set() if self.task.trains else {'batch_size', 'epochs', 'optimizer', 'search'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
