@@ -14,17 +14,21 @@ class BatchNorm(nn.Module):
     `axis_name`: mesh axis over which the statistics are shared (None: this device alone).
     `groups`: number of virtual devices in the global batch, each with statistics of its own over
     consecutive rows (MoCo's shuffling and split BN); 1 means the whole global batch.
+    `affine`: with a learnt scale and shift.
     """
 
     axis_name: str | None = None
     groups: int = 1
     momentum: float = MOMENTUM
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
         channels = x.shape[-1]
-        scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        scale, bias = 1.0, 0.0
+        if self.affine:
+            scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+            bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
         mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)
         var = self.variable('batch_stats', 'var', jnp.ones, (channels,), jnp.float32)
         if not train:

@@ -4,17 +4,25 @@ A name holds no `_` and does not end in a digit: `moco_rot` and `moco2` are a cu
 second MoCo stage.
 """
 
+from cxr_jax.tasks.barlow import BarlowTwins
+from cxr_jax.tasks.byol import BYOL
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
+from cxr_jax.tasks.simclr import SimCLR
+from cxr_jax.tasks.simsiam import SimSiam
 from cxr_jax.tasks.swav import SwAV
 
 # Pretext tasks: from images alone.
 TASKS = {
     'moco': MoCo,
     'swav': SwAV,
+    'barlow': BarlowTwins,
+    'byol': BYOL,
+    'simsiam': SimSiam,
+    'simclr': SimCLR,
     'rot': Rotation,
     'relloc': RelativeLocation,
 }

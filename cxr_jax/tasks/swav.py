@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax.models.heads import Projector, unit_rows
+from cxr_jax.models.heads import MLP, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import Auto, derived, setting
 from cxr_jax.tasks.base import Aux, Task, queue_rows
@@ -137,8 +137,8 @@ class SwAV(Task):
         return {'prototypes': round(self.freeze_epochs * facts.steps_per_epoch)}
 
     @property
-    def projector(self) -> Projector:
-        return Projector(self.hidden, self.features, batch_norm=True, axis_name=parallel.AXIS)
+    def projector(self) -> MLP:
+        return MLP((self.hidden, self.features), bias=True, axis_name=parallel.AXIS)
 
     def views(self, key, example):
         """large [2, S, S, 1], small [n, s, s, 1]."""
@@ -191,7 +191,7 @@ class SwAV(Task):
         embeddings, updated = self.projector.apply(
             variables, jnp.concatenate(pooled), mutable=['batch_stats']
         )
-        embeddings = embeddings.reshape(-1, rows, self.features)
+        embeddings = unit_rows(embeddings).reshape(-1, rows, self.features)
         new = {'encoder': stats, 'projector': updated['batch_stats'], 'prototypes': {}}
         return embeddings, new
 
