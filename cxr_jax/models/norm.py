@@ -1,4 +1,5 @@
-"""Batch normalisation with PyTorch's running statistics, global over the mesh or in groups."""
+"""Batch normalisation with PyTorch's running statistics, global over the mesh or in groups; and
+instance normalisation."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -56,6 +57,20 @@ class BatchNorm(nn.Module):
             var.value = old * var.value + (1 - old) * lax.stop_gradient(new_var)
         y = _affine(grouped, batch_mean, batch_var, scale, bias)
         return y.reshape(x.shape)
+
+
+class InstanceNorm(nn.Module):
+    """Normalises every channel of every image [B, H, W, C] over its own positions (Ulyanov et al.
+    2016, arXiv:1607.08022), then scale and shift; the same in training and evaluation."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = wide.mean((1, 2), keepdims=True)
+        var = jnp.square(wide - mean).mean((1, 2), keepdims=True)
+        return _affine(x, mean, var, scale, bias)
 
 
 def _mean(x, reduced, axis_name):

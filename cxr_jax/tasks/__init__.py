@@ -8,7 +8,11 @@ from cxr_jax.tasks.barlow import BarlowTwins
 from cxr_jax.tasks.byol import BYOL
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
+from cxr_jax.tasks.genesis import Genesis
+from cxr_jax.tasks.jigsaw import Jigsaw
+from cxr_jax.tasks.lejepa import LeJEPA
 from cxr_jax.tasks.moco import MoCo
+from cxr_jax.tasks.odc import ODC
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.simclr import SimCLR
@@ -23,8 +27,12 @@ TASKS = {
     'byol': BYOL,
     'simsiam': SimSiam,
     'simclr': SimCLR,
+    'odc': ODC,
+    'lejepa': LeJEPA,
     'rot': Rotation,
     'relloc': RelativeLocation,
+    'jigsaw': Jigsaw,
+    'genesis': Genesis,
 }
 # What a curriculum may end in: predicts a target.
 READOUTS = {
