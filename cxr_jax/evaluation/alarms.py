@@ -40,7 +40,9 @@ def values(rows: Sequence[dict], total: int, chance: float | None) -> dict[str, 
     last = rows[-1]
     found = {
         'constant': Value(last['std'], STD_LIMIT),
-        'shrunk': Value(last['rank'], RANK_LIMIT * max(row['rank'] for row in rows)),
+        'shrunk': Value(
+            last['centred_rank'], RANK_LIMIT * max(row['centred_rank'] for row in rows)
+        ),
     }
     if 'entropy' in last:
         information = last['entropy'] - last['row_entropy']

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cxr_jax.tasks.lejepa import sigreg
+
 Rows = Mapping[str, np.ndarray]
 LENGTH_FLOOR = 1e-12
+SLICES = 256  # directions of SIGReg
 SHARE_FLOOR = 1e-7  # RankMe's, added to every share
 
 
@@ -74,6 +77,20 @@ def similarities(embeddings: Rows) -> tuple[float | None, float]:
     return float(np.mean(positive)) if pairs else None, float(np.mean(negative))
 
 
+def distance_from_normal(rows: np.ndarray) -> float:
+    """SIGReg of the rows [N, D], shifted and scaled as a whole to mean 0 and mean variance 1.
+
+    Mean Epps-Pulley statistic along SLICES directions that are always the same (Balestriero and
+    LeCun 2025, section 4.2): 1.06 on average for an isotropic normal distribution, growing with N
+    for any other.
+    """
+    rows = np.asarray(rows, np.float64)
+    centred = rows - rows.mean(0)
+    scaled = centred / max(np.sqrt(np.square(centred).mean()), LENGTH_FLOOR)
+    directions = np.random.default_rng(0).normal(size=(rows.shape[1], SLICES))
+    return float(sigreg(scaled, unit(directions.T).T))
+
+
 def clusters(assignments: np.ndarray) -> dict[str, float]:
     """How the rows [N, K] are spread over the clusters.
 
@@ -90,13 +107,19 @@ def clusters(assignments: np.ndarray) -> dict[str, float]:
 
 
 def health(embeddings: Rows, assignments: Rows) -> dict[str, float]:
-    """All of the above, as means over the views and over the assignments; 'positive' and
-    'alignment' only where there is more than one view."""
-    views = list(embeddings.values())
+    """All of the above, as means over the views and over the assignments.
+
+    'centred_rank' is RankMe of the rows less their mean: a direction that all images share, as
+    features behind a ReLU have, counts for nothing. 'positive' and 'alignment' only where there is
+    more than one view.
+    """
+    views = [np.asarray(view, np.float64) for view in embeddings.values()]
     positive, negative = similarities(embeddings)
     found = {
         'std': float(np.mean([deviation(view) for view in views])),
         'rank': float(np.mean([rankme(view) for view in views])),
+        'centred_rank': float(np.mean([rankme(view - view.mean(0)) for view in views])),
+        'sigreg': float(np.mean([distance_from_normal(view) for view in views])),
         'uniformity': float(np.mean([uniformity(view) for view in views])),
         'negative': negative,
     }

@@ -29,6 +29,7 @@ PICTURES = {
     'curves.png': 'Training loss of every stage',
     'health.png': 'Embeddings of the training batches of every stage, and probes of its frozen '
     'features on the validation images; shaded where an alarm was on',
+    'pretext.png': 'What pretext stages make of validation images',
 }
 
 
@@ -87,7 +88,9 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),
-        Section('Training', (*stage_blocks(results), *shown('curves.png', 'health.png'))),
+        Section('Training', (
+            *stage_blocks(results), *shown('curves.png', 'health.png', 'pretext.png'),
+        )),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),
         Section('How to reproduce', tuple(_reproduction(results))),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from cxr_jax.report.figures.gallery import gallery_picture
 from cxr_jax.report.figures.health import health_picture
 from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, roc_picture
+from cxr_jax.report.figures.pretext import pretext_picture
 from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.measures import headline_of
@@ -33,16 +34,17 @@ def write_report(
     predictions: Mapping[str, np.ndarray] | None = None,
     gallery: Mapping[str, np.ndarray | None] | None = None,
     watched: Sequence[Mapping[str, Sequence[dict]]] | None = None,
+    pretext: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> list[pathlib.Path]:
     """Writes the report into `directory` (created if missing) and returns the files' paths.
 
     results: the dict described in cxr_jax.report. curves: the log of each stage of `results`, a
     list of {'step', 'loss', ...}. predictions: the table, of which scores [N, K] and labels (int
     [N], or int [N, K] of 1, 0, -1) are drawn as ROC curves. gallery: what gallery_picture takes,
-    at least of the images that choose_examples names. watched: of each stage, its 'looks' (health)
-    and 'probes', as cxr_jax.train.monitor and probing write them. A picture whose data are missing is left
-    out, and an older one of its name removed. results.json is written last. Raises ValueError if
-    `results` lacks a key.
+    at least of the images that choose_examples names. watched: of each stage, the rows 'looks' and
+    'probes' of its monitors. pretext: what pretext_picture takes. A picture whose data are missing
+    is left out, and an older one of its name removed. results.json is written last. Raises
+    ValueError if `results` lacks a key.
     """
     check_keys('a run', results, _RESULTS)
     check_keys('the data', results['data'], DATA_KEYS)
@@ -55,6 +57,8 @@ def write_report(
         names = [stage['stage'] for stage in results['stages']]
         measure = headline_of(results['test'])[0] if results['test'] else None
         pictures['health.png'] = lambda: health_picture(names, watched, measure)
+    if pretext:
+        pictures['pretext.png'] = lambda: pretext_picture(pretext)
     paths = write_pictures(directory, pictures, older=PICTURES)
     page = to_markdown(run_title(results), run_page(results, pictures))
     return [*paths, *write_page(directory, 'results', page, results)]

@@ -7,6 +7,7 @@ from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
 from cxr_jax.run.initial import initial_parts
 from cxr_jax.run.monitors import monitors_of
+from cxr_jax.run.pictures import pretext_pictures
 from cxr_jax.run.plan import Branch, Plan
 from cxr_jax.run.results import (
     PREDICTIONS_FILE,
@@ -76,6 +77,7 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
             predictions=table,
             gallery=gallery_of(plan, predictions) if predictions else None,
             watched=[watched(outcome) for branch in outcomes for outcome in branch],
+            pretext=pretext_pictures(plan, outcomes),
         )
         return results
 

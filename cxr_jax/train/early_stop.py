@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from cxr_jax.evaluation import measures
-from cxr_jax.evaluation.health import rankme
+from cxr_jax.evaluation.health import distance_from_normal, rankme
 from cxr_jax.runtime import hosts
 from cxr_jax.store.bundle import fit, read_parts, write_bundle
 from cxr_jax.store.checkpoint import saved_steps
@@ -43,7 +42,7 @@ def criterion(by: str, stage: Stage, mesh) -> Criterion:
     if by == 'loss':
         observed = make_observed(stage, mesh)
         return Criterion(lambda state: observed(state)['loss'], False)
-    of_features, higher = {'rank': (rankme, True), 'sigreg': (normality, False)}[by]
+    of_features, higher = {'rank': (rankme, True), 'sigreg': (distance_from_normal, False)}[by]
     return Criterion(
         lambda state: float(of_features(training_features(stage, mesh, state))), higher
     )
@@ -132,7 +131,3 @@ class EarlyStop(Monitor):
 
     def _over(self) -> bool:
         return is_over(self._record.rows, self._settings, self._criterion.higher_is_better)
-
-
-def normality(features: np.ndarray) -> float:
-    raise NotImplementedError

@@ -149,7 +149,7 @@ class Health(Monitor):
 def _told(name: str, found: alarms.Value) -> str:
     told = {
         'constant': 'standard deviation of unit embeddings, times the root of their width',
-        'shrunk': 'effective rank',
+        'shrunk': 'effective rank of the centred embeddings',
         'clusters': 'nats that an assignment tells of its image',
         'chance': 'distance of the loss from that of chance',
     }
