@@ -81,8 +81,8 @@ def distance_from_normal(rows: np.ndarray) -> float:
     """SIGReg of the rows [N, D], shifted and scaled as a whole to mean 0 and mean variance 1.
 
     Mean Epps-Pulley statistic along SLICES directions that are always the same (Balestriero and
-    LeCun 2025, section 4.2): 1.06 on average for an isotropic normal distribution, growing with N
-    for any other.
+    LeCun 2025, section 4.2). Of an isotropic normal distribution 0.58 on average (1.06 were the
+    mean not taken from the rows themselves), whatever N is; of any other it grows with N.
     """
     rows = np.asarray(rows, np.float64)
     centred = rows - rows.mean(0)
