@@ -16,6 +16,8 @@
            resumed: int (times), reused: bool (found finished, not trained again),
            search: its search.json or None,
            notes: list of str (the values that 'auto' resolved to, what the search chose),
+           alarms: list of {'alarm' of cxr_jax.evaluation.alarms, 'from', 'to': steps, 'to' None
+               where it was on at the end}, optional,
            data: {'sets': [{'name', 'images'}], 'images', 'patients', 'balance': str,
                'left_out': {'images', 'same_patient', 'same_content'} or None}}
     test: what cxr_jax.evaluation.measures.evaluate returns, or None without a readout

@@ -32,6 +32,8 @@ PICTURES = {
     'roc.png': 'ROC curve of each class against the rest, or of each finding',
     'gallery.png': 'Test images with the class activation map of what the model finds',
     'curves.png': 'Training loss of every stage',
+    'health.png': 'Embeddings of the training batches of every stage, and probes of its frozen '
+    'features on the validation images; shaded where an alarm was on',
     'pretext.png': 'What pretext stages make of validation images',
 }
 
@@ -96,7 +98,9 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),
-        Section('Training', (*stage_blocks(results), *shown('curves.png', 'pretext.png'))),
+        Section('Training', (
+            *stage_blocks(results), *shown('curves.png', 'health.png', 'pretext.png'),
+        )),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),
         Section('How to reproduce', tuple(_reproduction(results))),

@@ -11,9 +11,9 @@ from cxr_jax.run.settings import Settings, kind_of, read_config
 from cxr_jax.run.weights import bundled_contract, told_of, weights_hash
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
-from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
+from cxr_jax.train.stage import Labelled, Probed, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.corpus import LeftOut
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
@@ -75,6 +75,7 @@ class _Planner:
             tested = self._data.labelled(splits.test)
             validation = self._data.labelled(splits.validation)
         check_images(self._data, images, tested, validation)
+        probed = self._probed(images, validation)
         encoder, stages, parent = self._encoder(images, splits), [], None
         own = [splits.held_out] if splits else []
         check_contract(encoder.contract, [*(train.corpus for train, _ in images.values()), *own])
@@ -82,7 +83,7 @@ class _Planner:
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None
             judged = validation if name == self._settings.readout else judged
-            of_stage = _OfStage(name, train, judged, left_out, encoder, parent)
+            of_stage = _OfStage(name, train, judged, left_out, encoder, parent, probed)
             stage, notes = self._stage(of_stage, settings)
             if not stages and self._settings.run.encoder.weights:
                 notes = [*notes, *told_of(self._settings.run.encoder.weights)]
@@ -90,6 +91,15 @@ class _Planner:
             stages.append(stage)
             parent = stage.key
         return Branch(fold, encoder, tuple(stages), tested)
+
+    def _probed(self, images: dict, validation: Labelled | None) -> Probed | None:
+        """What frozen features are read out on, as far as the run has labels."""
+        if validation is None or not validation.images:
+            return None
+        readout, target = self._settings.readout, self._data.target
+        size = self._settings.stages[readout].task.image_size
+        train, _ = images[readout]
+        return Probed(train, validation, target.names, target.exclusive, size)
 
     def _encoder(self, images: dict, splits: Splits | None) -> Encoder:
         """The encoder, and what it sees: the statistics are those of the first stage's images.
@@ -175,6 +185,7 @@ class _Planner:
             content=content,
             key=key_of(content),
             parent_key=of.parent,
+            probed=of.probed,
             on_device=run.data.on_device,
         )
         return stage, notes
@@ -216,11 +227,18 @@ class _Planner:
             content['target'] = self._data.target.fingerprint(of.train.corpus)
         if settings.search.protocol != 'off':
             del found['optimizer']['lr']  # found by the search
-            content['validation'] = [of.validation.corpus.fingerprint]
-            if readout:
-                target = self._data.target.fingerprint(of.validation.corpus)
-                content['validation'].append(target)
+        if settings.judged:
+            content['validation'] = self._labelled(of.validation.corpus, readout)
+        if settings.early_stop.by == 'probe':
+            corpora = of.probed.train.corpus, of.probed.validation.corpus
+            content['probed'] = [self._labelled(corpus, True) for corpus in corpora]
+            content['probed'].append(of.probed.image_size)
         return content
+
+    def _labelled(self, corpus: Corpus, labels: bool) -> list[str]:
+        """Fingerprints of the images and, where they are read, of the labels."""
+        target = [self._data.target.fingerprint(corpus)] if labels else []
+        return [corpus.fingerprint, *target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,3 +251,4 @@ class _OfStage:
     left_out: LeftOut
     encoder: Encoder
     parent: str | None
+    probed: Probed | None

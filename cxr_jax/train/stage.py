@@ -12,6 +12,7 @@ from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train.optim import OptimizerSettings
 from data_pipelines.prepared.corpus import Corpus, LeftOut
 
+CRITERIA = ('probe', 'loss', 'rank', 'sigreg')  # see cxr_jax/train/criteria.py
 PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 
 
@@ -50,6 +51,25 @@ class SearchSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class EarlyStopSettings:
+    """When a stage ends before its epochs are over. It leaves what it was after its best epoch.
+
+    The rate follows the schedule of all epochs. Of a stage whose search goes on from a trial's
+    state, the epochs of the trial are not judged.
+    """
+
+    # The ridge probe or the loss on the validation images; without labels: the effective rank, or
+    # the distance from a normal distribution (SIGReg), of the features of the training images.
+    by: str = setting('none', one_of=('none', *CRITERIA), neutral='none')
+    patience: int = setting(5, at_least=1)  # epochs in a row that are not better than the best
+    least: int = setting(10, at_least=1)  # epochs that are trained in any case
+
+    def inactive(self) -> set[str]:
+        """Fields without an effect: all, unless something is judged."""
+        return {field.name for field in dataclasses.fields(self)} if self.by == 'none' else set()
+
+
+@dataclasses.dataclass(frozen=True)
 class StageSettings:
     """Settings of one stage; `task` is the task with its hyper-parameters."""
 
@@ -59,11 +79,17 @@ class StageSettings:
     data: StageData = StageData()
     optimizer: OptimizerSettings = OptimizerSettings()
     search: SearchSettings = SearchSettings()
+    early_stop: EarlyStopSettings = EarlyStopSettings()
     task: Task = Task()
 
     def inactive(self) -> set[str]:
         """Fields without an effect: those of a training, if there is none."""
         return set() if self.task.trains else {'batch_size', 'epochs', 'optimizer', 'search'}
+
+    @property
+    def judged(self) -> bool:
+        """Whether the validation images decide something."""
+        return self.search.protocol != 'off' or self.early_stop.by in ('probe', 'loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +114,20 @@ class Labelled:
         return len(self.corpus)
 
 
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What the frozen encoder of any stage can be read out on: labelled images, none of the test.
+
+    A probe learns from `train` and is judged on `validation`; both at `image_size` pixels.
+    """
+
+    train: Labelled
+    validation: Labelled
+    names: tuple[str, ...]  # of the target
+    exclusive: bool
+    image_size: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """Everything that determines one stage's result, resolved (no `auto` left).
@@ -108,6 +148,7 @@ class Stage:
     key: str
     parent_key: str | None
     search: Search | None = None
+    probed: Probed | None = None  # of a run with labelled validation images
     on_device: float = 0.0  # share of a device's memory that the training images may take
 
     @property
