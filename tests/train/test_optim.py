@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from cxr_jax.store import trees
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import from_settings, to_settings
 from cxr_jax.train.groups import Group, assign
@@ -240,6 +241,19 @@ def test_the_groups_of_settings():
     params = {'encoder1': jnp.ones((1, 1)), 'encoder10': jnp.ones((1, 1))}
     own = assign(params, groups_of(s, {'encoder1': 3}))
     assert (own['encoder1'].first_step, own['encoder10'].first_step) == (3, 0)
+
+
+def test_a_part_without_momentum():
+    """Its updates are those of plain gradient descent, the others' those with a buffer."""
+    s, params = settings(weight_decay=0.0, head_weight_decay=0.0, momentum=0.9), make_params()
+    transform = optimizer(s, rules={'projector': {'momentum': False}})
+    state, ones = transform.init(params), jax.tree.map(jnp.ones_like, params)
+    for step in range(3):
+        updates, state = transform.update(ones, state, params)
+        for name, update in trees.by_name(updates).items():
+            moving = sum(0.9**k for k in range(step + 1))
+            expected = 1.0 if name.startswith('projector/') else moving
+            np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
 
 
 def test_what_is_not_known_is_an_error():
