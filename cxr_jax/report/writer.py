@@ -12,10 +12,11 @@ from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, r
 from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.page import PICTURES, run_page, run_title
+from cxr_jax.report.stages import own_loss
 
 _RESULTS = (
     'name banner preset region command encoder seed curriculum folds data stages test attention '
-    'boxes bundles params_sha256 bytes versions device'
+    'boxes retention bundles params_sha256 bytes versions device'
 )
 DATA_KEYS = 'name fingerprint size names exclusive has_patient_ids counts name_counts'
 STAGE_KEYS = (
@@ -73,7 +74,7 @@ def _pictures(
         pictures['curves.png'] = lambda: curves_picture([
             {
                 'title': _title(results, stage),
-                'log': log,
+                'log': [row | {'loss': own_loss(row)} for row in log],
                 'chance': stage['metrics'].get('chance_loss'),
             }
             for stage, log in zip(results['stages'], curves, strict=True)

@@ -50,6 +50,7 @@ class MonitorSettings:
     """What looks at a training and never touches it."""
 
     health_epochs: float = setting(0.0, at_least=0)  # between two looks at the embeddings; 0 = none
+    retention: bool = False  # at the end: what each stage forgets of the earlier ones
 
 
 @dataclasses.dataclass(frozen=True)
