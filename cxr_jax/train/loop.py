@@ -155,14 +155,20 @@ def _between(training: Training, state, epoch: int):
         return state
     host = jax.device_get(_whole(training, state))
 
-    def features_of() -> np.ndarray:
-        return corpus_features(
-            stage.encoder, mesh, host.parts['encoder'], stage.train.corpus,
-            stage.task.smallest_input, stage.facts.batch_size,
-        )  # fmt: skip
+    def changed(own):
+        def features_of() -> np.ndarray:
+            return corpus_features(
+                stage.encoder, mesh, own.parts['encoder'], stage.train.corpus,
+                stage.task.smallest_input, stage.facts.batch_size,
+            )  # fmt: skip
 
-    changed = stage.task.between(distil.own_state(host), epoch, features_of)
-    return _placed(training, distil.rejoined(changed, host))
+        new = stage.task.between(distil.own_state(own), epoch, features_of)
+        return distil.rejoined(new, own)
+
+    if not training.together:
+        return _placed(training, changed(host))
+    each = [changed(states.unstack(host, n)) for n in range(len(training.stages))]
+    return _placed(training, jax.device_get(states.stack(each)))
 
 
 def _placed(training: Training, state):
