@@ -24,6 +24,7 @@ from cxr_jax.report.cautions import cautions
 from cxr_jax.report.console import to_console
 from cxr_jax.report.formats import NOT_AVAILABLE, confidence, listed, plain
 from cxr_jax.report.measures import meanings
+from cxr_jax.report.retention import retention_sections, retention_tables
 from cxr_jax.report.stages import data_blocks, disk_blocks, left_behind, stage_blocks, stage_table
 from cxr_jax.report.tested import figures_table, names_table, test_blocks
 
@@ -63,6 +64,7 @@ def run_summary(results: dict) -> list[Block]:
         stage_table(results),
         *data_blocks(results),
         *disk_blocks(results),
+        *retention_tables(results['retention']),
         *(
             [
                 figures_table(results),
@@ -101,6 +103,7 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         Section('Training', (
             *stage_blocks(results), *shown('curves.png', 'health.png', 'pretext.png'),
         )),
+        *retention_sections(results['retention']),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),
         Section('How to reproduce', tuple(_reproduction(results))),

@@ -73,6 +73,9 @@ class Task:
     # What a search of the learning rate goes by, on the validation split: the loss, one of the
     # metrics, or 'headline' (a readout: the headline measure of its target).
     judged_by: ClassVar[str] = 'loss'
+    # Whether its part `head` is a LinearHead on the pooled features: a stage after it can keep its
+    # answers (see tasks.distil). The logits are classes, unless its `exclusive` is False.
+    linear_head: ClassVar[bool] = False
 
     @property
     def smallest_input(self) -> int:
@@ -147,6 +150,7 @@ class Readout(Task):
     needs: ClassVar[tuple[str, ...]] = ('label',)
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'headline'
+    linear_head: ClassVar[bool] = True
     # Whether exactly one of the names is true for an image; None: either, as the target has it.
     exclusive: ClassVar[bool | None]
     # Why there are no activation maps, if there are none.

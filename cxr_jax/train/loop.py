@@ -14,6 +14,7 @@ from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
+from cxr_jax.tasks import distil
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
 from cxr_jax.train.features import corpus_features
@@ -46,7 +47,7 @@ class Program:
 
 def build_program(stage: Stage, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
-    task, encoder, facts = stage.task, stage.encoder, stage.facts
+    task, encoder, facts = stage.trained_task, stage.encoder, stage.facts
     transform = optimizer(stage.optimizer, task.frozen(facts), task.rules)
     factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
     key = jax.random.key(stage_seed(stage.seed, stage.name))
@@ -158,7 +159,8 @@ def _between(training: Training, state, epoch: int):
                 stage.task.smallest_input, stage.facts.batch_size,
             )  # fmt: skip
 
-        return stage.task.between(own, epoch, features_of, *told)
+        new = stage.task.between(distil.own_state(own), epoch, features_of, *told)
+        return distil.rejoined(new, own)
 
     told = () if stage.train.labels is None else (stage.train.labels,)
     if not training.together:
