@@ -27,6 +27,7 @@ PICTURES = {
     'roc.png': 'ROC curve of each class against the rest, or of each finding',
     'gallery.png': 'Test images with the class activation map of what the model finds',
     'curves.png': 'Training loss of every stage',
+    'pretext.png': 'What pretext stages make of validation images',
 }
 
 
@@ -85,7 +86,7 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),
-        Section('Training', (*stage_blocks(results), *shown('curves.png'))),
+        Section('Training', (*stage_blocks(results), *shown('curves.png', 'pretext.png'))),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),
         Section('How to reproduce', tuple(_reproduction(results))),

@@ -5,6 +5,7 @@ import pathlib
 from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
 from cxr_jax.run.initial import initial_parts
+from cxr_jax.run.pictures import pretext_pictures
 from cxr_jax.run.plan import Branch, Plan
 from cxr_jax.run.results import (
     PREDICTIONS_FILE,
@@ -71,6 +72,7 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
             curves=[outcome.metrics for branch in outcomes for outcome in branch],
             predictions=table,
             gallery=gallery_of(plan, predictions) if predictions else None,
+            pretext=pretext_pictures(plan, outcomes),
         )
         return results
 
