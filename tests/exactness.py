@@ -46,7 +46,7 @@ def stage_of(data, case: str, devices: int = DEVICES):
     changes = {'optimizer.lr': 0.01} | CASES.get(case, {})
     changes = {f'stage.{name}.{field}': value for field, value in changes.items()}
     tasks, readout = ('scratch', name) if name in READOUTS else (name, 'none')
-    tasks = f'moco_{name}' if case == DISTILLED else tasks
+    tasks = f'relloc_{name}' if case == DISTILLED else tasks
     stage = tiny.make_plan(data, tasks, readout, devices, **changes).stages[-1]
     network = resnet.ResNet(DEPTH, 8, jnp.float64) if case == RESNET else None
     return dataclasses.replace(stage, encoder=make_encoder(stage.encoder.contract, network))
