@@ -6,13 +6,16 @@ import jax
 import numpy as np
 
 from cxr_jax import report
-from cxr_jax.evaluation import measures
+from cxr_jax.evaluation import alarms, measures
 from cxr_jax.evaluation.measures.attention import BOXES
 from cxr_jax.evaluation.predict import Predictions, gallery_arrays
 from cxr_jax.run.plan import Plan
 from cxr_jax.run.stage import Outcome
 from cxr_jax.run.workdir import settings_of
 from cxr_jax.store import provenance
+from cxr_jax.train.log import read_metrics
+from cxr_jax.train.monitor import HEALTH_FILE
+from cxr_jax.train.probing import PROBES_FILE
 from cxr_jax.train.stage import Stage
 
 PREDICTIONS_FILE = 'predictions.npz'  # of a workdir: what the measures are computed from
@@ -112,6 +115,12 @@ def assemble(
     }
 
 
+def watched(outcome: Outcome) -> dict:
+    """What the monitors of a stage saw, for the report's figure."""
+    files = {'looks': HEALTH_FILE, 'probes': PROBES_FILE}
+    return {name: read_metrics(outcome.folder / file) for name, file in files.items()}
+
+
 def _data(plan: Plan) -> dict:
     """The run's own set; of a run without one, the sets of its first stage."""
     target, splits = plan.data.target, plan.data.splits[0]
@@ -145,6 +154,12 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
     places = [{k: session[k] for k in ('versions', 'device')} for session in told['sessions']]
     if any(place != places[0] for place in places):
         notes = [*notes, 'its sessions ran with different versions or devices (see its bundle)']
+    stopped = told.get('early_stop')
+    if stopped:
+        value = '' if stopped['value'] is None else f' ({stopped["by"]} {stopped["value"]:.4g})'
+        notes = [*notes, f'early stop by {stopped["by"]}: it leaves what it was after epoch '
+                 f'{stopped["epoch"]}{value}, the best of {told["epochs"]} epochs of at most '
+                 f'{stage.settings.epochs}']  # fmt: skip
     if told['search']:
         lr, searched = told['learning_rate'], told['search']
         notes = [*notes, f'{lr:g} was chosen after {searched["total_epochs"]} epochs of trials']
@@ -159,6 +174,10 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
         'metrics': told['final_metrics'] | {'chance_loss': told['chance_loss']},
         'reused': outcome.reused,
         'notes': notes,
+        'alarms': [
+            {'alarm': name, 'from': begin, 'to': end}
+            for name, begin, end in alarms.spans(read_metrics(outcome.folder / HEALTH_FILE))
+        ],
     }
 
 

@@ -73,6 +73,9 @@ class Task:
     # What a search of the learning rate goes by, on the validation split: the loss, one of the
     # metrics, or 'headline' (a readout: the headline measure of its target).
     judged_by: ClassVar[str] = 'loss'
+    # Whether its part `head` is a LinearHead on the pooled features: a stage after it can keep its
+    # answers (see tasks.distil). The logits are classes, unless its `exclusive` is False.
+    linear_head: ClassVar[bool] = False
 
     @property
     def smallest_input(self) -> int:
@@ -121,6 +124,13 @@ class Task:
         """
         return state
 
+    def picture(self, encoder, params: dict, batch_stats: dict, views: dict) -> dict:
+        """{title of a row: images [B, S, S, 1] in [0, 1]} for the report; {} for no picture.
+
+        The model in evaluation mode, and views [B, ...] as the loss is given them.
+        """
+        return {}
+
     def chance_loss(self) -> float | None:
         """Loss of a model whose output is uniform; None if there is no such number."""
         return None
@@ -140,6 +150,7 @@ class Readout(Task):
     needs: ClassVar[tuple[str, ...]] = ('label',)
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'headline'
+    linear_head: ClassVar[bool] = True
     # Whether exactly one of the names is true for an image; None: either, as the target has it.
     exclusive: ClassVar[bool | None]
     # Why there are no activation maps, if there are none.

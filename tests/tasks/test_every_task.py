@@ -1,11 +1,13 @@
 """What holds for every task of the registries, a new one included."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
+from cxr_jax.run.settings import read_stage, stage_config
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import from_settings, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
@@ -16,6 +18,7 @@ from tests.tasks.one_step import (
     BATCH,
     NAMES,
     SIZE,
+    abstract_after_update,
     facts,
     first_state,
     make_views,
@@ -25,20 +28,27 @@ from tests.tasks.one_step import (
 )
 
 EVERYONE = TASKS | READOUTS
-# What is too large for 64 images of 24 pixels.
+# What is too large for 64 images of 24 pixels, even in a task's settings for small data.
 SETTINGS = {
     'moco': {'queue_size': 16, 'features': 5, 'key_groups': 4},
     'swav': {
         'queue_size': 0, 'prototypes': 4, 'hidden': 'auto', 'features': 5, 'small_size': 12,
         'small_crops': 2,
     },
+    'odc': {'clusters': 4, 'hidden': 16, 'features': 16},
     'relloc': {'dropout': 0.25},
+    'jigsaw': {'permutations': 6, 'hidden': 8},
+    'lejepa': {'projector': (8, 5), 'slices': 4, 'small_size': 12, 'small_crops': 2},
+    'genesis': {'width': 2},
 }  # fmt: skip
 
 
 @functools.cache
 def resolved(name):
-    task = EVERYONE[name](image_size=SIZE, **SETTINGS.get(name, {}))
+    config = stage_config(name)
+    config.update_from_flattened_dict(EVERYONE[name].small)
+    small = read_stage(name, config.to_dict()).task
+    task = dataclasses.replace(small, image_size=SIZE, **SETTINGS.get(name, {}))
     return task.resolve(facts())[0]
 
 
@@ -92,8 +102,8 @@ def test_parts(name):
     for found, expected in ((result.batch_stats, state.batch_stats), (result.extra, state.extra)):
         assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert state.batch_stats.keys() == state.params.keys()
-    params, extra = task.after_update(state.params, state.extra, 0)
-    assert jax.tree.structure((params, extra)) == jax.tree.structure((state.params, state.extra))
+    after = abstract_after_update(task, state)
+    assert jax.tree.structure(after) == jax.tree.structure((state.params, state.extra))
 
 
 @pytest.mark.parametrize('name', EVERYONE)
