@@ -18,6 +18,7 @@ from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.tasks.base import Facts
+from cxr_jax.tasks.classwise import ClassWise
 from cxr_jax.tasks.distil import Distillation, Distilled
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import optimizer, rate_factor
@@ -33,6 +34,7 @@ FACTS = Facts(
     devices=8,
     feature_width=16,
     names=('negative', 'typical', 'other'),
+    counts=((88, 40), (60, 68), (108, 20)),
 )
 MOCO = {'queue_size': 64, 'hidden': 'auto', 'features': 16}
 # Every task in every way in which it treats batch statistics.
@@ -56,6 +58,12 @@ CASES = {
     }),
     'jigsaw': ('jigsaw', {'image_size': 48, 'permutations': 10, 'hidden': 8}),
     'classify': ('classify', {}),
+    # Two of the three classes are in.
+    'classify, with everything': ('classify', {
+        'class_weights': 'effective', 'focal': 2.0, 'smoothing': 0.1,
+        'classwise': ClassWise('self'),
+    }),
+    'probe': ('probe', {}),
     'rot, distilled': ('rot', {'distil': 'cassle'}),
 }  # fmt: skip
 
@@ -94,7 +102,8 @@ def compiled_step(case: str, mesh):
     parts = {'encoder': {'params': params, 'batch_stats': stats}}
     state = states.create(task, encoder, transform, parts, jax.random.key(1), 0.01)
     host = jax.device_get(jax.tree.map(widened, state))
-    host = task.between(host, 0, pooled_features)
+    for epoch in range(2):
+        host = task.between(host, epoch, pooled_features)
     return step, parallel.place(mesh, host, states.layout(task, host))
 
 
