@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -79,25 +80,26 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
 
 
 def make_observation(task, encoder, mesh, seed: int):
-    """Compiled (state, batch, number) -> (loss, metrics, embeddings) of a batch; nothing changes.
+    """Compiled (state, batch, number) -> (loss, metrics) of a batch; nothing changes.
 
     Views are drawn anew for each `number` but always alike; batch statistics as in training.
-    embeddings: {view: [B, D]}, rows sharded.
     """
 
-    def observe(state, batch, number):
-        view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+    def observe(state, batch, key):
+        view_key, loss_key = jax.random.split(jax.random.wrap_key_data(key))
         views = make_views(task, encoder, view_key, batch)
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
-        return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
+        return parallel.mean((loss, aux.metrics))
 
-    rows, alike = PartitionSpec(parallel.AXIS), PartitionSpec()
+    @jax.jit
+    def on_mesh(state, batch, key):
+        specs = layout(task, state), PartitionSpec(parallel.AXIS), PartitionSpec()
+        mapped = jax.shard_map(observe, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+        return mapped(state, batch, key)
 
-    def on_mesh(state, batch, number):
-        mapped = jax.shard_map(
-            observe, mesh=mesh, in_specs=(layout(task, state), rows, alike),
-            out_specs=(alike, alike, rows),
-        )  # fmt: skip
-        return mapped(state, batch, number)
+    def observation(state, batch, number: int):
+        # Not inside: other seeds find the program compiled.
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(number))
+        return on_mesh(state, batch, np.asarray(jax.random.key_data(key)))
 
-    return jax.jit(on_mesh)
+    return observation
