@@ -15,10 +15,11 @@ from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.measures import headline_of
 from cxr_jax.report.page import PICTURES, run_page, run_title
+from cxr_jax.report.stages import own_loss
 
 _RESULTS = (
-    'name banner preset region command encoder seed curriculum folds data stages test attention '
-    'boxes bundles params_sha256 bytes versions device'
+    'name banner preset region command encoder seed curriculum folds data stages test no_maps '
+    'attention boxes retention bundles params_sha256 bytes versions device'
 )
 DATA_KEYS = 'name fingerprint size names exclusive has_patient_ids counts name_counts'
 STAGE_KEYS = (
@@ -81,15 +82,17 @@ def _pictures(
         )
     if gallery and len(gallery['labels']):
         pictures['gallery.png'] = lambda: gallery_picture(**gallery, names=names)
-    if curves:
-        pictures['curves.png'] = lambda: curves_picture([
-            {
-                'title': _title(results, stage),
-                'log': log,
-                'chance': stage['metrics'].get('chance_loss'),
-            }
-            for stage, log in zip(results['stages'], curves, strict=True)
-        ])
+    drawn = [
+        {
+            'title': _title(results, stage),
+            'log': [row | {'loss': own_loss(row)} for row in log],
+            'chance': stage['metrics'].get('chance_loss'),
+        }
+        for stage, log in zip(results['stages'], curves or [], strict=bool(curves))
+        if stage['steps']  # some readouts train nothing
+    ]
+    if drawn:
+        pictures['curves.png'] = lambda: curves_picture(drawn)
     return pictures
 
 

@@ -66,7 +66,7 @@ def check_images(
 
 def _check_labels(data: Data, train: Labelled, tested: Labelled) -> None:
     target, own, readout = data.target, data.own, data.settings.readout
-    if data.settings.stages[readout].task.exclusive != target.exclusive:
+    if data.settings.stages[readout].task.exclusive not in (None, target.exclusive):
         kinds = ('one class an image', 'classify'), ('several findings an image', 'findings')
         kind, other = kinds[not target.exclusive]
         raise UserError(

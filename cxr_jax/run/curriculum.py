@@ -5,6 +5,7 @@ import pathlib
 
 from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
+from cxr_jax.run import retention
 from cxr_jax.run.initial import initial_parts
 from cxr_jax.run.monitors import monitors_of
 from cxr_jax.run.pictures import pretext_pictures
@@ -64,10 +65,17 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
                 tested.labels, mesh, settings.eval.batch_size,
             ))  # fmt: skip
 
-    # 2. The report; out of fold, every image is tested once.
+    # 2. What later stages forget of earlier ones (of folds, in the first).
+    kept = None
+    if settings.monitor.retention:
+        first = plan.branches[0]
+        kept = retention.measure(plan, first, initial_parts(plan, first), outcomes[0], mesh)
+
+    # 3. The report; out of fold, every image is tested once.
     def write_all() -> dict:
         table = whole_table(predictions) if predictions else None
         results = assemble(plan, outcomes, table, workdir.name, banner, command)
+        results['retention'] = kept
         if table:
             write_atomically(workdir / PREDICTIONS_FILE, lambda path: save_table(path, table))
         report.write_report(

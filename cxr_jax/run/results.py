@@ -61,14 +61,15 @@ def _images(stage: Stage) -> str:
 def announce_stage(outcome: Outcome, fold: int | None) -> None:
     """What came out of a stage, in one line."""
     told = outcome.description
-    state = 'found finished' if outcome.reused else f'trained in {told["wall_seconds"]:.0f} s'
+    done = f'{"trained" if told["steps"] else "done"} in {told["wall_seconds"]:.0f} s'
+    state = 'found finished' if outcome.reused else done
     metrics = ', '.join(
         f'{k} {v:.4g}'
         for k, v in told['final_metrics'].items()
         if k not in ('grad_norm', 'learning_rate')
     )
     place = '' if fold is None else f' (fold {fold + 1})'
-    print(f'{told["stage"]}{place}: {state} ({metrics})', flush=True)
+    print(f'{told["stage"]}{place}: {state}{f" ({metrics})" if metrics else ""}', flush=True)
 
 
 def assemble(
@@ -78,6 +79,7 @@ def assemble(
     """Everything that the report shows, in the schema of cxr_jax.report."""
     run, target = plan.settings.run, plan.data.target
     test = attention = boxes = None
+    no_maps = plan.stages[-1].task.no_maps if table else ''
     if table:
         of_table = (table, target.names, target.exclusive, run.seed, run.eval.resamples)
         test = measures.evaluate(*of_table)
@@ -102,6 +104,7 @@ def assemble(
         'data': _data(plan),
         'stages': rows,
         'test': test,
+        'no_maps': no_maps,
         'attention': attention,
         'boxes': boxes,
         'bundles': [found[-1].folder.name for found in outcomes],
@@ -178,8 +181,11 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
     }
 
 
-def gallery_of(plan: Plan, predictions: list[Predictions]) -> dict:
-    """The arrays of the gallery's images, from whatever fold they were tested in."""
+def gallery_of(plan: Plan, predictions: list[Predictions]) -> dict | None:
+    """The arrays of the gallery's images, from whatever fold they were tested in; None without
+    activation maps, which are what it shows."""
+    if any(each.cams is None for each in predictions):
+        return None
     table = whole_table(predictions)
     scores, labels = table['scores'], table['labels']
     chosen, start, parts = report.choose_examples(scores, labels), 0, []

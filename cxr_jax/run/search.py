@@ -25,7 +25,6 @@ from cxr_jax.runtime import hosts
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import saved_steps
 from cxr_jax.store.files import write_json
-from cxr_jax.tasks.base import Task
 from cxr_jax.train import state as states
 from cxr_jax.train.log import read_metrics
 from cxr_jax.train.loop import NotFinite, Training, train
@@ -110,7 +109,7 @@ def can_train_together(stages: list[Stage], mesh) -> bool:
     """Whether there is one accelerator, and several stages that differ in their rate alone."""
     if jax.default_backend() == 'cpu' or mesh.size > 1 or len(stages) < 2:
         return False
-    alone = type(stages[0].task).between is not Task.between  # its host work is for one state
+    alone = stages[0].task.pauses  # its host work is for one state
     return not alone and len({stage.program_key for stage in stages}) == 1
 
 

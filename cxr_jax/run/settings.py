@@ -155,6 +155,11 @@ def check_stage(name: str, stage: StageSettings) -> None:
             f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
             'none, source, patient.'
         )
+    if search.protocol != 'off' and not stage.task.trains:
+        raise UserError(
+            f'{where}.search.protocol={search.protocol} has nothing to search: {kind_of(name)} '
+            'trains nothing, so it has no learning rate. Use off.'
+        )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '

@@ -13,6 +13,7 @@ from cxr_jax.runtime import hosts
 from cxr_jax.store import trees
 from cxr_jax.store.claim import Claim
 from cxr_jax.store.files import Damaged, write_json
+from cxr_jax.store.identity import derived_of
 from cxr_jax.store.stages import SESSIONS, StageDirectory
 from cxr_jax.train.early_stop import EarlyStop
 from cxr_jax.train.log import read_metrics
@@ -130,6 +131,7 @@ def _description(stage: Stage, log, stopped: dict) -> dict:
         'encoder': stage.content['encoder'],
         'contract': dataclasses.asdict(stage.encoder.contract),
         'target': list(stage.facts.names) or None,
+        'derived': derived_of(stage.task),
         'data': data,
         'steps': stage.total_steps,
         'epochs': stage.settings.epochs,

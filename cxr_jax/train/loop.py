@@ -14,7 +14,7 @@ from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
-from cxr_jax.tasks.base import Task
+from cxr_jax.tasks import distil
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
 from cxr_jax.train.features import corpus_features
@@ -47,7 +47,7 @@ class Program:
 
 def build_program(stage: Stage, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
-    task, encoder, facts = stage.task, stage.encoder, stage.facts
+    task, encoder, facts = stage.trained_task, stage.encoder, stage.facts
     transform = optimizer(stage.optimizer, task.frozen(facts), task.rules)
     factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
     key = jax.random.key(stage_seed(stage.seed, stage.name))
@@ -148,7 +148,7 @@ def _newest(training: Training, checkpoints: Checkpoints) -> tuple[object, bool]
 def _between(training: Training, state, epoch: int):
     """What the task does on the host at the border of an epoch, if it does anything."""
     stage, mesh = training.first, training.program.mesh
-    if type(stage.task).between is Task.between:
+    if not stage.task.pauses:
         return state
     host = jax.device_get(_whole(training, state))
 
@@ -159,8 +159,10 @@ def _between(training: Training, state, epoch: int):
                 stage.task.smallest_input, stage.facts.batch_size,
             )  # fmt: skip
 
-        return stage.task.between(own, epoch, features_of)
+        new = stage.task.between(distil.own_state(own), epoch, features_of, *told)
+        return distil.rejoined(new, own)
 
+    told = () if stage.train.labels is None else (stage.train.labels,)
     if not training.together:
         return _placed(training, changed(host))
     each = [changed(states.unstack(host, n)) for n in range(len(training.stages))]
@@ -219,6 +221,8 @@ class _Loop:
                     self._save(state, wait=i == until or stopping or bool(ending))
                 if stopping or ending:
                     break
+            if not until:  # all was done before epoch 0
+                self._save(state, wait=True)
             if hosts.agree(interrupt.raised):
                 place = f'step {int(state.step)} of {self._stage.total_steps}'
                 raise Interrupted(f'{self._training.title} stopped and saved at {place}')
@@ -258,6 +262,8 @@ class _Loop:
 
     def _advice(self) -> str:
         name, row = self._stage.name, self._last
+        if not row:
+            return f'The numbers of stage {name} are not finite before its first step.'
         return (
             f'The numbers of stage {name} are no longer finite at step {row["step"]}: loss '
             f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate '
