@@ -81,10 +81,11 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
 
 
 def make_observation(task, encoder, mesh, seed: int):
-    """Compiled (state, batch, number) -> (loss, metrics) of a batch; nothing changes.
+    """Compiled (state, batch, number) -> (loss, metrics, embeddings) of a batch; nothing changes.
 
     Views are drawn anew for each `number` but always alike; batch statistics as in training. The
     loss is the task's own, also where one is distilled into it.
+    embeddings: {view: [B, D]}, rows sharded.
     """
 
     def observe(state, batch, key):
@@ -92,12 +93,16 @@ def make_observation(task, encoder, mesh, seed: int):
         views = make_views(task, encoder, view_key, batch)
         state = own_state(state)
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
-        return parallel.mean((loss, aux.metrics))
+        return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
+
+    rows, alike = PartitionSpec(parallel.AXIS), PartitionSpec()
 
     @jax.jit
     def on_mesh(state, batch, key):
-        specs = layout(task, state), PartitionSpec(parallel.AXIS), PartitionSpec()
-        mapped = jax.shard_map(observe, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+        mapped = jax.shard_map(
+            observe, mesh=mesh, in_specs=(layout(task, state), rows, alike),
+            out_specs=(alike, alike, rows),
+        )  # fmt: skip
         return mapped(state, batch, key)
 
     def observation(state, batch, number: int):

@@ -64,7 +64,7 @@ def make_observed(stage: Stage, mesh) -> Callable[[object], dict[str, float]]:
         )
         for number, batch in enumerate(batches):
             inputs = parallel.put_rows(mesh, {name: batch[name] for name in fields})
-            loss, metrics = observe(state, inputs, number)
+            loss, metrics, _ = observe(state, inputs, number)
             found.append({name: float(v) for name, v in (metrics | {'loss': loss}).items()})
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
