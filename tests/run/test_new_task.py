@@ -1,6 +1,7 @@
 """A task defined here, with all that a task can have, does what every task of the registry does."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from typing import ClassVar
