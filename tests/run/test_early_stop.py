@@ -1,6 +1,7 @@
 """Stages that end when they get no better, with made-up values and a made-up step."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -216,7 +217,7 @@ def test_features_are_judged_as_they_are(tiny_data):
     """Rank of the frozen features of the training images, probe on the validation images."""
     each = tiny.make_stages(tiny_data, 'rot')['rot']
     mesh, parent = tiny.one_device(), tiny.fresh_parts(each.encoder)
-    state = type('State', (), {'parts': parent})
+    state = SimpleNamespace(parts=parent)
     features = probing.features_of(each, mesh, state, each.train.corpus)
     value_of, higher = early_stop.criterion('rank', each, mesh)
     assert value_of(state) == pytest.approx(rankme(features)) and higher
@@ -240,6 +241,6 @@ def test_a_probe_that_is_undefined_is_written_as_null(tiny_data, tmp_path, monke
     each = tiny.make_stages(tiny_data, 'rot')['rot']
     monkeypatch.setattr(probing, 'probe', lambda *unused: {'knn': np.nan, 'ridge': 0.5})
     monitor = probing.Probes(each, tmp_path, 1, tiny.one_device())
-    monitor.begin(0, None)
+    monitor.begin(0, SimpleNamespace(step=0))
     row = json.loads((tmp_path / 'probes.jsonl').read_text())
     assert row == {'epoch': 0, 'step': 0, 'knn': None, 'ridge': 0.5}
