@@ -10,7 +10,7 @@ import pytest
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
-from cxr_jax.tasks.distil import EXTRA, PART, Distillation, Distilled, own_state, rejoined
+from cxr_jax.tasks.distil import EXTRA, PART, Distillation, Distilled, own_state
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import OptimizerSettings, optimizer, rate_factor
@@ -72,7 +72,10 @@ def test_every_task_can_be_distilled_into(name):
 
     The student's first features are not the teacher's, which normalises by other statistics.
     """
-    task = Distilled(resolved(name), Distillation('features', weight=0.5))
+    own = resolved(name)
+    if name == 'barlow':
+        own = dataclasses.replace(own, projector=(8, 5))
+    task = Distilled(own, Distillation('features', weight=0.5))
     before, after, metrics = train(task)
     total = metrics['task_loss'] + 0.5 * metrics['distil_loss']
     assert metrics['loss'] == pytest.approx(total, rel=1e-5)
@@ -80,7 +83,6 @@ def test_every_task_can_be_distilled_into(name):
     assert jax.tree.structure(after) == jax.tree.structure(before)
     alone = own_state(before)
     assert trees.sha256(alone) == trees.sha256(first_state(task.task))
-    assert trees.sha256(rejoined(alone, before)) == trees.sha256(before)
     assert trees.sha256(after.extra[EXTRA]) == trees.sha256({'encoder': parent()['encoder']})
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, before.params)
     assert max(jax.tree.leaves(moved['encoder'])) > 0
