@@ -17,9 +17,12 @@
            resumed: int (times), reused: bool (found finished, not trained again),
            search: its search.json or None,
            notes: list of str (the values that 'auto' resolved to, what the search chose),
+           alarms: list of {'alarm' of cxr_jax.evaluation.alarms, 'from', 'to': steps, 'to' None
+               where it was on at the end}, optional,
            data: {'sets': [{'name', 'images'}], 'images', 'patients', 'balance': str,
                'left_out': {'images', 'same_patient', 'same_content'} or None}}
     test: what cxr_jax.evaluation.measures.evaluate returns, or None without a readout
+    no_maps: str, why there are no activation maps ('' if there are, or without a readout)
     attention, boxes: attention inside the lungs and inside the lesion boxes, or None: {'images',
            'ail', 'lung_area', 'excess': figures, 'without_mask', 'without_activation': images,
            'per_name': [{'name', 'images', 'ail', 'lung_area', 'excess'}]}; of the boxes

@@ -2,7 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from cxr_jax.report.attention import REGIONS, attention_section, boxes_sections
+from cxr_jax.report.attention import (
+    REGIONS,
+    attention_section,
+    boxes_sections,
+    no_maps_section,
+)
 from cxr_jax.report.blocks import (
     Block,
     Cautions,
@@ -28,6 +33,9 @@ PICTURES = {
     'roc.png': 'ROC curve of each class against the rest, or of each finding',
     'gallery.png': 'Test images with the class activation map of what the model finds',
     'curves.png': 'Training loss of every stage',
+    'health.png': 'Embeddings of the training batches of every stage, and probes of its frozen '
+    'features on the validation images; shaded where an alarm was on',
+    'pretext.png': 'What pretext stages make of validation images',
 }
 
 
@@ -58,7 +66,11 @@ def run_summary(results: dict) -> list[Block]:
         *disk_blocks(results),
         *retention_tables(results['retention']),
         *(
-            [figures_table(results), names_table(results)]
+            [
+                figures_table(results),
+                names_table(results),
+                *([Text(literal(results['no_maps']))] if results['no_maps'] else []),
+            ]
             if results['test']
             else [Text(left_behind(results))]
         ),
@@ -84,10 +96,13 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         Cautions(tuple(cautions(results))),
         *setting_blocks(results['data'], _setting(results)),
         found,
+        *([no_maps_section(results['no_maps'])] if results['no_maps'] else []),
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),
-        Section('Training', (*stage_blocks(results), *shown('curves.png'))),
+        Section('Training', (
+            *stage_blocks(results), *shown('curves.png', 'health.png', 'pretext.png'),
+        )),
         *retention_sections(results['retention']),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),

@@ -23,7 +23,6 @@ from jax.lax import stop_gradient
 from cxr_jax.models.heads import MLP, LinearHead, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Task
-from data_pipelines.errors import UserError
 
 NONE, FEATURES, CASSLE, LWF = KINDS = ('none', 'features', 'cassle', 'lwf')
 PART = 'distiller'  # of the student: predictor or head; no stage leaves it
@@ -139,10 +138,7 @@ class Distilled:
         recording = _Recording(encoder, params['encoder'])
         loss, aux = self.task.loss(recording, _without(params), own_state(state), views, key)
         if not recording.seen:
-            raise UserError(
-                f'{type(self.task).__name__} does not train the encoder, so that nothing can be '
-                'distilled into it; set its distil to none.'
-            )
+            raise ValueError(f'{type(self.task).__name__} has not called the encoder it trains')
         stats, total, images = {k: v for k, v in state.batch_stats.items() if k == PART}, 0.0, 0
         for seen, features in recording.seen:
             weights = teacher['encoder']['params'], teacher['encoder']['batch_stats']
@@ -160,8 +156,8 @@ class Distilled:
         own, rest = self.task.after_update(_without(params), _without(extra), step)
         return _with(own, params), _with(rest, extra)
 
-    def between(self, state, epoch, features_of):
-        changed = self.task.between(own_state(state), epoch, features_of)
+    def between(self, state, epoch, *known):
+        changed = self.task.between(own_state(state), epoch, *known)
         fields = ('params', 'batch_stats', 'extra')
         return changed.replace(
             **{name: _with(getattr(changed, name), getattr(state, name)) for name in fields}

@@ -1,7 +1,6 @@
 """A task defined here, with all that a task can have, does what every task of the registry does."""
 
 import dataclasses
-import functools
 import itertools
 import json
 from typing import ClassVar
@@ -205,33 +204,12 @@ def test_its_bundle_has_the_part_that_the_next_stage_takes(tiny_data, whole, tmp
         tiny.run(four['groups2'], tmp_path, outcome.parts)
 
 
-def in_float64(each, devices, folder):
-    """Every leaf of the state after the whole stage, and its losses, as exactness.train."""
-    mesh = parallel.data_mesh(jax.devices()[:devices])
-    encoder = exactness.make_encoder(each.encoder.contract)
-    each = dataclasses.replace(each, encoder=encoder)
-    with jax.enable_x64(True):
-        params, stats = encoder.init(jax.random.key(0), 32)
-        parent = {'encoder': {'params': params, 'batch_stats': stats}}
-        narrow = loop.build_program(each, jax.tree.map(exactness.widened, parent), mesh)
-
-        def create(parts, lr):
-            return jax.tree.map(exactness.widened, narrow.create(parts, lr))
-
-        like = jax.eval_shape(functools.partial(create, narrow.parent, 0.0))
-        program = dataclasses.replace(narrow, create=create, like=like)
-        state, (log,) = loop.train(loop.Training([each], program, [folder]), each.total_steps)
-        metrics = [{name: row[name] for name in ('loss', 'grad_norm')} for row in log.rows]
-        return exactness.leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
-
-
 def test_eight_devices_equal_one(tiny_data, tmp_path):
     """Its memory, groups and centroids among the rest."""
-    each = tiny.make_stages(tiny_data, 'groups')['groups']
-    found = {}
+    each, found = exactness.stage_of(tiny_data, 'groups', 8), {}
     for devices in (1, 8):
-        (tmp_path / str(devices)).mkdir()
-        found[devices] = in_float64(each, devices, tmp_path / str(devices))
+        mesh = parallel.data_mesh(jax.devices()[:devices])
+        found[devices] = exactness.train(each, mesh, tmp_path / str(devices))
     memory = found[1]["['state']['extra']['memory']"]
     assert memory.dtype == np.float64 and np.any(memory)
     assert len(np.unique(found[1]["['state']['extra']['groups']"])) > 1
