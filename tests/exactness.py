@@ -27,10 +27,11 @@ RESNET = 'rot, a residual network'
 # no findings: see tests/parity/test_findings.py.
 CASES = {
     **{name: {} for name in TASKS},
-    **{name: {} for name, task in READOUTS.items() if task.exclusive},
+    **{name: {} for name, task in READOUTS.items() if task.exclusive is not False},
     'moco, global batch norm': {'task.key_groups': 1},
     'moco': {'task.key_groups': 4},
     'swav': {'task.small_crops': 2, 'task.small_size': 24},
+    'rot, distilled': {'distil': 'cassle'},
     RESNET: {},
 }
 # ResNet's stem, pooling, one block of stride 1 and one of stride 2.
@@ -44,7 +45,9 @@ def stage_of(data, case: str, devices: int = DEVICES):
     changes = {'optimizer.lr': 0.01} | CASES.get(case, {})
     changes = {f'stage.{name}.{field}': value for field, value in changes.items()}
     tasks, readout = ('scratch', name) if name in READOUTS else (name, 'none')
-    stage = tiny.make_plan(data, tasks, readout, devices, **changes).stages[0]
+    if 'distil' in CASES.get(case, {}):
+        tasks = f'relloc_{tasks}'
+    stage = tiny.make_plan(data, tasks, readout, devices, **changes).stages[-1]
     network = resnet.ResNet(DEPTH, 8, jnp.float64) if case == RESNET else None
     return dataclasses.replace(stage, encoder=make_encoder(stage.encoder.contract, network))
 

@@ -136,6 +136,8 @@ def test_papers_is_the_methods_own_settings(name):
         'jigsaw': (256, 105, 'sgd', 0.1, 1e-4, 1e-4, 'step', 5.0),
         'classify': (256, 90, 'sgd', 0.1, 1e-4, 1e-4, 'step', 0.0),
         'findings': (256, 90, 'sgd', 0.1, 1e-4, 1e-4, 'step', 0.0),
+        'probe': (256, 100, 'sgd', 1.0, 0.0, 0.0, 'cosine', 0.0),
+        'knn': (256, 100, 'sgd', 0.1, 1e-4, 1e-4, 'cosine', 0.0),  # none of it does anything
     }
     assert found == expected[name]
     assert optimizer.momentum == 0.9 and not optimizer.nesterov
