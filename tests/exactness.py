@@ -14,7 +14,7 @@ import numpy as np
 
 from cxr_jax.models import resnet
 from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings
-from cxr_jax.runtime import parallel
+from cxr_jax.runtime import hosts, parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.train import loop
@@ -48,7 +48,11 @@ def stage_of(data, case: str, devices: int = DEVICES):
     if 'distil' in CASES.get(case, {}):
         tasks = f'relloc_{tasks}'
     stage = tiny.make_plan(data, tasks, readout, devices, **changes).stages[-1]
-    network = resnet.ResNet(DEPTH, 8, jnp.float64) if case == RESNET else None
+    return in_float64(stage, resnet.ResNet(DEPTH, 8, jnp.float64) if case == RESNET else None)
+
+
+def in_float64(stage, network=None):
+    """The stage with an encoder in float64; its network, or the tests' own."""
     return dataclasses.replace(stage, encoder=make_encoder(stage.encoder.contract, network))
 
 
@@ -63,13 +67,14 @@ def widened(x):
     return x.astype(jnp.float64) if x.dtype == jnp.float32 else x
 
 
-def train(stage, mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every leaf of the state after the whole stage, and its metrics, by name; `folder` is new."""
+def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict[str, np.ndarray]:
+    """Every leaf of the state after the whole stage, and its metrics, by name; `folder` is new.
+
+    From fresh weights, or the parts that a stage has left.
+    """
     with jax.enable_x64(True):
-        parts = {'params': 0, 'batch_stats': 1}
-        fresh = stage.encoder.init(jax.random.key(0), stage.task.smallest_input)
-        parent = {'encoder': {kind: fresh[i] for kind, i in parts.items()}}
-        narrow = loop.build_program(stage, jax.tree.map(widened, parent), mesh)
+        parent = parent or fresh_parts(stage)
+        narrow = tiny.build_once(stage, jax.tree.map(widened, parent), mesh)
 
         def create(parts, lr):
             return jax.tree.map(widened, narrow.create(parts, lr))
@@ -79,12 +84,16 @@ def train(stage, mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
         folder.mkdir(parents=True, exist_ok=True)
         training = loop.Training([stage], program, [folder])
         state, (log,) = loop.train(training, stage.total_steps)
-        if jax.process_index():
-            return {}
         clock = ('seconds', 'session')
-        metrics = [{k: v for k, v in row.items() if k not in clock} for row in log.rows]
+        rows = log.rows if hosts.is_first() else []
+        metrics = [{k: v for k, v in row.items() if k not in clock} for row in rows]
         state = parallel.replicate(mesh, state)
         return leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
+
+
+def fresh_parts(stage) -> dict:
+    params, stats = stage.encoder.init(jax.random.key(0), stage.task.smallest_input)
+    return {'encoder': {'params': params, 'batch_stats': stats}}
 
 
 def leaves_of(tree) -> dict[str, np.ndarray]:
