@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cxr_jax.models.norm import BatchNorm
 
 
-def torch_linear(features: int, inputs: int, name: str, bias: bool) -> nn.Dense:
+def torch_linear(features: int, inputs: int, name: str, bias: bool = True) -> nn.Dense:
     """Linear layer with PyTorch's default initialisation, U(+-1/sqrt(inputs)), bias included."""
 
     def uniform(key, shape, dtype=jnp.float32):
@@ -72,6 +72,45 @@ class PairHead(nn.Module):
         norm = BatchNorm(axis_name=self.axis_name, momentum=0.997, name='bn1')
         x = nn.relu(norm(x, train=True)) * kept
         return nn.Dense(self.classes, kernel_init=normal(0.005), name='linear2')(x)
+
+
+class PuzzleHead(nn.Module):
+    """Pooled features of images' tiles [B, T, D] -> logits [B, classes] (VISSL's Jigsaw).
+
+    Each tile alone: linear, batch norm over all tiles, ReLU, with the same weights. All tiles of
+    an image side by side: linear.
+    """
+
+    classes: int
+    hidden: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = torch_linear(self.hidden, x.shape[-1], 'linear1')(x)
+        x = nn.relu(BatchNorm(axis_name=self.axis_name, name='bn1')(x, train=True))
+        x = x.reshape(x.shape[0], -1)
+        return torch_linear(self.classes, x.shape[-1], 'linear2')(x)
+
+
+class ClusterNeck(nn.Module):
+    """Pooled features [B, D] -> [B, features], none negative (MMSelfSup's ODC).
+
+    Linear, batch norm without scale and shift, ReLU, dropout, linear, ReLU. `kept`: dropout's
+    factors, 0 or 1 / (1 - rate), for [B, hidden].
+    """
+
+    hidden: int
+    features: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, kept, train: bool = True):
+        x = torch_linear(self.hidden, x.shape[-1], 'linear1')(x)
+        # PyTorch's momentum 0.001.
+        norm = BatchNorm(axis_name=self.axis_name, momentum=0.999, affine=False, name='bn1')
+        x = nn.relu(norm(x, train)) * kept
+        return nn.relu(torch_linear(self.features, self.hidden, 'linear2')(x))
 
 
 def unit_rows(x, epsilon: float = 1e-12):

@@ -9,8 +9,12 @@ from cxr_jax.tasks.byol import BYOL
 from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.genesis import Genesis
+from cxr_jax.tasks.jigsaw import Jigsaw
+from cxr_jax.tasks.knn import NearestNeighbours
 from cxr_jax.tasks.lejepa import LeJEPA
 from cxr_jax.tasks.moco import MoCo
+from cxr_jax.tasks.odc import ODC
+from cxr_jax.tasks.probe import Probe
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.simclr import SimCLR
@@ -25,13 +29,17 @@ TASKS = {
     'byol': BYOL,
     'simsiam': SimSiam,
     'simclr': SimCLR,
+    'odc': ODC,
     'lejepa': LeJEPA,
     'rot': Rotation,
     'relloc': RelativeLocation,
+    'jigsaw': Jigsaw,
     'genesis': Genesis,
 }
 # What a curriculum may end in: predicts a target.
 READOUTS = {
     'classify': Classify,
     'findings': Findings,
+    'probe': Probe,
+    'knn': NearestNeighbours,
 }

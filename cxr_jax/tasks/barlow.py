@@ -80,6 +80,20 @@ class BarlowTwins(Task):
         'optimizer.final_factor': 0.001,
     }
 
+    # LARS moves a weight by a thousandth of its size per step: too little for a few hundred steps.
+    small: ClassVar[dict] = {
+        'epochs': 20,
+        'task.projector': (256, 256),
+        'task.augment.crop_scale': (0.2, 1.0),
+        'task.augment.rotation': 10.0,
+        'task.augment.blur': 0.5,
+        'task.augment.blur_sigma': (0.1, 1.0),
+        'optimizer.name': 'adamw',
+        'optimizer.lr': 1e-3,
+        'optimizer.rate_1d': 1.0,
+        'optimizer.warmup_epochs': 1.0,
+    }
+
     def resolve(self, facts):
         if not self.projector:
             raise UserError('projector=() has no layer; give one width or more, as (512,).')

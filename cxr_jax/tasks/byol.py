@@ -63,6 +63,22 @@ class BYOL(Task):
         'optimizer.warmup_ratio': 1e-4,
     }
 
+    # LARS moves a weight by a thousandth of its size per step: too little for a few hundred steps.
+    small: ClassVar[dict] = {
+        'epochs': 20,
+        'task.hidden': 512,
+        'task.features': 128,
+        'task.augment.crop_scale': (0.2, 1.0),
+        'task.augment.rotation': 10.0,
+        'task.augment.blur': 0.5,
+        'task.augment.blur_sigma': (0.1, 1.0),
+        'optimizer.name': 'adamw',
+        'optimizer.lr': 1e-3,
+        'optimizer.by_epoch': False,
+        'optimizer.warmup_epochs': 1.0,
+        'optimizer.warmup_ratio': 0.0,
+    }
+
     def resolve(self, facts):
         return dataclasses.replace(self, total_steps=facts.total_steps), {}
 

@@ -38,6 +38,16 @@ class SimSiam(Task):
     # The official code's: main_simsiam.py.
     recipe: ClassVar[dict] = {'epochs': 100, 'optimizer.lr': 0.05, 'optimizer.by_epoch': True}
 
+    small: ClassVar[dict] = {
+        'epochs': 20,
+        'task.features': 256,
+        'task.waist': 64,
+        'task.augment.rotation': 10.0,
+        'task.augment.blur_sigma': (0.1, 1.0),
+        'optimizer.by_epoch': False,
+        'optimizer.warmup_epochs': 1.0,
+    }
+
     @property
     def heads(self) -> dict:
         axis = parallel.AXIS

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
 from cxr_jax.runtime import parallel
+from cxr_jax.tasks.distil import own_state
 from cxr_jax.train.optim import descend
 from cxr_jax.train.state import STACKED, layout
 
@@ -81,23 +83,31 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
 def make_observation(task, encoder, mesh, seed: int):
     """Compiled (state, batch, number) -> (loss, metrics, embeddings) of a batch; nothing changes.
 
-    Views are drawn anew for each `number` but always alike; batch statistics as in training.
+    Views are drawn anew for each `number` but always alike; batch statistics as in training. The
+    loss is the task's own, also where one is distilled into it.
     embeddings: {view: [B, D]}, rows sharded.
     """
 
-    def observe(state, batch, number):
-        view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+    def observe(state, batch, key):
+        view_key, loss_key = jax.random.split(jax.random.wrap_key_data(key))
         views = make_views(task, encoder, view_key, batch)
+        state = own_state(state)
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
         return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
 
     rows, alike = PartitionSpec(parallel.AXIS), PartitionSpec()
 
-    def on_mesh(state, batch, number):
+    @jax.jit
+    def on_mesh(state, batch, key):
         mapped = jax.shard_map(
             observe, mesh=mesh, in_specs=(layout(task, state), rows, alike),
             out_specs=(alike, alike, rows),
         )  # fmt: skip
-        return mapped(state, batch, number)
+        return mapped(state, batch, key)
 
-    return jax.jit(on_mesh)
+    def observation(state, batch, number: int):
+        # Not inside: other seeds find the program compiled.
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(number))
+        return on_mesh(state, batch, np.asarray(jax.random.key_data(key)))
+
+    return observation

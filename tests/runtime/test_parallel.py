@@ -33,3 +33,12 @@ def test_rows_are_taken_and_put_wherever_they_lie(devices):
 @pytest.mark.parametrize(('images', 'rows'), [(1, 512), (512, 512), (513, 1024)])
 def test_padding_does_not_depend_on_the_devices(images, rows):
     assert parallel.padded(images) == rows
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_the_last_of_equal_rows_is_put(devices):
+    rows = np.arange(16, dtype=np.int32) % 5 * 100
+    mesh = parallel.data_mesh(jax.devices()[:devices])
+    put = parallel.sharded(parallel.put, mesh, True, True)
+    found = np.asarray(put(np.zeros(parallel.ROWS), rows, np.arange(16.0) + 1))
+    assert found[::100].tolist() == [16, 12, 13, 14, 15, 0] and found.sum() == 70

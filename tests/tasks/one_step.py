@@ -1,39 +1,34 @@
 """One step of a task outside the train loop: a tiny encoder, its state, loss and gradients."""
 
+import functools
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax.models.conv import Conv
 from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings
-from cxr_jax.models.norm import BatchNorm
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Facts
+from tests.small_network import SmallNetwork
 
 SIZE, BATCH = 24, 8
 CONTRACT = Contract(size=SIZE, bits=8, channels=1, region='full', mean=0.5, std=0.25, fill=0.5)
 NAMES = ('negative', 'typical', 'other')
 
 
-class TinyNetwork(nn.Module):
-    """Two convolutions of stride 2, each with batch norm."""
+class State(SimpleNamespace):
+    """Fields of a TrainState."""
 
-    stages = ('first', 'last')
+    def replace(self, **changes):
+        return State(**(vars(self) | changes))
+
+
+class TinyNetwork(SmallNetwork):
+    """With 3 and 6 channels."""
+
+    width: int = 3
     feature_width = 6
-    smallest_image = 1
-    dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, train: bool, groups: int = 1):
-        maps = {}
-        for name, width in zip(self.stages, (3, self.feature_width), strict=True):
-            x = Conv(width, 3, 2, 1, name=f'{name}_conv')(x)
-            x = BatchNorm(parallel.AXIS, groups, name=f'{name}_norm')(x, train)
-            x = maps[name] = nn.relu(x)
-        return maps
 
 
 def tiny_encoder(network=None, contract=CONTRACT) -> Encoder:
@@ -75,13 +70,14 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
+@functools.cache
 def compiled_loss(task, encoder, devices: int = 1):
     """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
     batch_stats, extra, metrics), embeddings)."""
 
     def step(params, state, views):
         def loss_function(params):
-            whole = SimpleNamespace(params=params, **state)
+            whole = State(params=params, **state)
             loss, aux = task.loss(encoder, params, whole, views, jax.random.key(7))
             return parallel.mean(loss), aux
 
@@ -90,7 +86,20 @@ def compiled_loss(task, encoder, devices: int = 1):
         return replicated, aux.embeddings
 
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    return parallel.sharded(step, mesh, (False, False, True), (False, True))
+
+    def on_mesh(params, state, views):
+        extra = by_image(task, state['extra'])
+        rest = {name: extra if name == 'extra' else False for name in state}
+        replicated = False, False, False, extra, False
+        mapped = parallel.sharded(step, mesh, (False, rest, True), (replicated, True))
+        return mapped(params, state, views)
+
+    return jax.jit(on_mesh)
+
+
+def by_image(task, extra) -> dict:
+    """Which entries of `extra` are spread over the mesh."""
+    return {name: name in task.by_image for name in extra}
 
 
 def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
@@ -100,6 +109,14 @@ def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNames
     replicated, embeddings = jax.device_get(results)
     names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
     return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
+
+
+def abstract_after_update(task, state) -> tuple:
+    """Shapes of the parameters and the extra that Task.after_update makes of the state's."""
+    spread = False, by_image(task, state.extra)
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    changed = parallel.sharded(lambda *both: task.after_update(*both, 0), mesh, spread, spread)
+    return jax.eval_shape(changed, state.params, state.extra)
 
 
 def make_views(task, batch: dict) -> dict:
