@@ -51,11 +51,9 @@ def _stage_cautions(stage: dict) -> list[str]:
 
 def _alarm(stage: dict, **span) -> str:
     """`span`: 'alarm', and the steps 'from' and 'to' which it was on."""
-    until = 'on' if span['to'] is None else f'to step {span["to"]}'
-    return (
-        f'Stage {stage_title(stage)}, from step {span["from"]} of {plain(stage["steps"])} {until}: '
-        f'{MEANINGS[span["alarm"]]}.'
-    )
+    until = 'on' if span['to'] is None else f'to step {plain(span["to"])}'
+    when = f'from step {plain(span["from"])} of {plain(stage["steps"])} {until}'
+    return f'Stage {stage_title(stage)}, {when}: {MEANINGS[span["alarm"]]}.'
 
 
 def _test_cautions(test: dict) -> list[str]:
