@@ -39,7 +39,9 @@ def distillation_of(
             '(--config.encoder.weights=<its folder>).'
         )
     if frozen.get('encoder', 0) is None:
-        raise UserError(f'{asked} has no effect: {name} leaves the encoder as it is. Set it to none.')
+        raise UserError(
+            f'{asked} has no effect: {name} leaves the encoder as it is. Set it to none.'
+        )
     known = TASKS | READOUTS
     heads = [each for each, task in known.items() if task.linear_head]
     if settings.distil == LWF and before not in heads:

@@ -15,7 +15,15 @@ from cxr_jax.tasks.rot import Rotation
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import OptimizerSettings, optimizer, rate_factor
 from cxr_jax.train.step import make_observation, make_train_step
-from tests.tasks.one_step import SIZE, State, facts, make_views, random_batch, run_loss, tiny_encoder
+from tests.tasks.one_step import (
+    SIZE,
+    State,
+    facts,
+    make_views,
+    random_batch,
+    run_loss,
+    tiny_encoder,
+)
 from tests.tasks.test_every_task import resolved
 
 RATE, TRANSFORM = 0.1, optimizer(OptimizerSettings())
