@@ -164,7 +164,7 @@ class _Planner:
             task, reasons = settings.task.resolve(facts)
         except UserError as error:
             raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
-        distillation = distillation_of(name, settings, of.before)
+        distillation = distillation_of(name, settings, of.before, task.frozen(facts))
         least = of.encoder.smallest_image
         if task.smallest_input < least:
             raise UserError(
