@@ -72,7 +72,7 @@ def test_the_encoder_is_left_as_it_was(finished, readout):
 def test_a_bundle_predicts_what_the_run_did(finished, readout):
     own = finished[readout]
     corpus = own.bundle.target.labelled(own.stage.train.corpus.parts[0][0].corpus('test'))
-    table = own.bundle.predict(corpus, tiny.one_device(), 8).table()
+    table = own.bundle.predict(corpus, tiny.one_device(), 64).table()
     assert not own.bundle.readout.exclusive and own.bundle.target.names == small_sets.FINDINGS
     assert table.keys() == own.table.keys()
     order = {image: row for row, image in enumerate(own.table['image_ids'])}
