@@ -138,28 +138,7 @@ class _Planner:
         run, name = self._settings.run, of.name
         if not settings.task.trains:
             settings = dataclasses.replace(settings, epochs=0)
-        images, batch = of.train.images, settings.batch_size
-        reads_out = name == self._settings.readout
-        check_batch(f'stage.{name}.batch_size', batch, self._devices)
-        if batch > images:
-            fitting = images // self._devices * self._devices
-            enough = f'there must be {self._devices} or more'
-            advice = f'use {fitting} or less' if fitting else enough
-            raise UserError(
-                f'--config.stage.{name}.batch_size={batch} is larger than what it trains on '
-                f'({images} images of {of.train.corpus.title}); {advice}.'
-            )
-        facts = Facts(
-            images=images,
-            batch_size=batch,
-            steps_per_epoch=images // batch,
-            total_steps=settings.epochs * (images // batch),
-            devices=self._devices,
-            feature_width=of.encoder.feature_width,
-            names=self._data.target.names if reads_out else (),
-            exclusive=not reads_out or self._data.target.exclusive,
-            counts=self._data.target.balance(of.train.corpus) if reads_out else (),
-        )
+        facts = self._facts(of, settings)
         try:
             task, reasons = settings.task.resolve(facts)
         except UserError as error:
@@ -196,6 +175,31 @@ class _Planner:
             on_device=run.data.on_device,
         )
         return stage, notes
+
+    def _facts(self, of: '_OfStage', settings: StageSettings) -> Facts:
+        """UserError for a batch that the devices cannot share, or that is larger than the data."""
+        name, images, batch = of.name, of.train.images, settings.batch_size
+        check_batch(f'stage.{name}.batch_size', batch, self._devices)
+        if batch > images:
+            fitting = images // self._devices * self._devices
+            enough = f'there must be {self._devices} or more'
+            advice = f'use {fitting} or less' if fitting else enough
+            raise UserError(
+                f'--config.stage.{name}.batch_size={batch} is larger than what it trains on '
+                f'({images} images of {of.train.corpus.title}); {advice}.'
+            )
+        target = self._data.target if name == self._settings.readout else None
+        return Facts(
+            images=images,
+            batch_size=batch,
+            steps_per_epoch=images // batch,
+            total_steps=settings.epochs * (images // batch),
+            devices=self._devices,
+            feature_width=of.encoder.feature_width,
+            names=target.names if target else (),
+            exclusive=target.exclusive if target else True,
+            counts=target.balance(of.train.corpus) if target else (),
+        )
 
     def _search(self, of: '_OfStage', settings: StageSettings) -> tuple[Search, str]:
         """(Search with a Stage for every candidate, a line that tells them)."""
