@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 PATIENCE, RELIEF = 2, 1.5
 STD_LIMIT = 0.01
-RANK_LIMIT = 0.25  # share of the highest rank seen
+RANK_LIMIT = 0.2  # share of the highest rank seen
 INFORMATION_LIMIT = 0.02  # nats
 LOSS_LIMIT = 0.005  # below the chance loss, as a share of it (of 1 where it is less)
 LOSS_SHARE = 0.5  # of the stage: for so long the loss must have been there
@@ -59,16 +59,13 @@ def judge(rows: Sequence[dict], total: int, chance: float | None) -> list[str]:
     """The alarms that are on after the last look; the rows before it tell theirs in 'alarms'."""
     before = rows[-2].get('alarms', []) if len(rows) > 1 else []
     recent = [
-        values(rows[: len(rows) - back], total, chance)
-        for back in range(min(PATIENCE, len(rows)))
+        values(rows[: len(rows) - back], total, chance) for back in range(min(PATIENCE, len(rows)))
     ]
 
     def is_on(name: str) -> bool:
         found = [each[name] for each in recent if name in each]
         if name in before:
-            return not (
-                len(found) == PATIENCE and all(v.value > RELIEF * v.limit for v in found)
-            )
+            return not (len(found) == PATIENCE and all(v.value > RELIEF * v.limit for v in found))
         return len(found) == PATIENCE and all(v.value < v.limit for v in found)
 
     return [name for name in MEANINGS if is_on(name)]
