@@ -12,8 +12,8 @@ on the frozen encoder's features; of classes or findings) or `none` (the run lea
 `,preset=NAME`: `siim_study` (batch, epochs, optimisers of the reference study; also called
 `thesis`), `demo` (a small network on the embedded phantom data, minutes on two CPU cores), `small`
 (the same network on one's own hundreds or thousands of images, longer), `papers` (the methods' own
-ImageNet recipes), `auto` (the default: siim_study where the prepared SIIM data is found; else, if no
-data was named, demo).
+ImageNet recipes), `auto` (the default: siim_study where the prepared SIIM data is found; else, if
+no data was named, demo).
 
 Every field and its meaning: cxr_jax/run/settings.py, cxr_jax/train/stage.py,
 cxr_jax/train/optim.py, cxr_jax/models/encoder.py; of a task: cxr_jax/tasks/<task>.py.
