@@ -9,8 +9,9 @@ The argument: task names joined by `_` in their order, or `scratch` (no pretext 
 comes again is a stage of its own, `moco2`. Then, in any order, `,readout=NAME`: `classify` (the
 default), `findings` (several per image) or `none` (the run leaves an encoder); and `,preset=NAME`:
 `siim_study` (batch, epochs, optimisers of the reference study; also called `thesis`), `demo` (a
-small network on the embedded phantom data, minutes on two CPU cores), `papers` (the methods' own
-ImageNet recipes), `auto` (the default: siim_study where the prepared SIIM data is found; else, if
+small network on the embedded phantom data, minutes on two CPU cores), `small` (the same network on
+one's own hundreds or thousands of images, longer), `papers` (the methods' own ImageNet recipes),
+`auto` (the default: siim_study where the prepared SIIM data is found; else, if
 no data was named, demo).
 
 Every field and its meaning: cxr_jax/run/settings.py, cxr_jax/train/stage.py,
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 from configs import presets
 from cxr_jax.run.settings import RunSettings, kind_of, make_config, stages_of
-from cxr_jax.tasks import READOUTS
+from cxr_jax.tasks import READOUTS, TASKS
 from data_pipelines.errors import UserError
 
 NONE = 'none'
@@ -31,20 +32,21 @@ def get_config(argument: str = '') -> ConfigDict:
     """Locked config of the curriculum and preset that `argument` names."""
     curriculum, chosen = parse(argument)
     preset = presets.ALIASES.get(chosen['preset'], chosen['preset'])
-    recipe = presets.RECIPES['siim_study' if preset == 'auto' else preset]
+    recipe = 'siim_study' if preset == 'auto' else preset
     config = make_config(
         RunSettings(curriculum=curriculum, readout=chosen['readout'], preset=preset)
     )
-    # A recipe speaks of tasks: it is that of every stage of the task.
-    for path, value in recipe.items():
-        section, _, rest = path.partition('.')
-        if section != 'stage':
-            config.update_from_flattened_dict({path: value})
-            continue
-        kind, _, field = rest.partition('.')
-        for name in config.stage:
-            if kind in (kind_of(name), 'readout' if name in READOUTS else ''):
-                config.update_from_flattened_dict({f'stage.{name}.{field}': value})
+    for layer in presets.layers(recipe, {}):
+        config.update_from_flattened_dict(
+            {path: value for path, value in layer.items() if not path.startswith('stage.')}
+        )
+    for name, stage in config.stage.items():
+        for layer in presets.layers(recipe, (TASKS | READOUTS)[kind_of(name)].small):
+            for kind in ('readout' if name in READOUTS else 'pretext', 'own', kind_of(name)):
+                head = f'stage.{kind}.'
+                stage.update_from_flattened_dict(
+                    {k.removeprefix(head): v for k, v in layer.items() if k.startswith(head)}
+                )
     return config.lock()
 
 

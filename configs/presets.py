@@ -43,50 +43,14 @@ SIIM_STUDY = {
     'stage.readout.optimizer.schedule': 'constant',
 }
 
-# Five minutes on two CPU cores, set-up included: little of everything, enough to beat chance.
-DEMO = {
-    'data.name': 'synthetic_cxr',
+# Hundreds or thousands of small grey images on two CPU cores, minutes per stage: what each task
+# needs to learn there is in its own file (`small`), over these.
+SMALL = {
     'data.size': 80,
     'encoder.name': 'resnet18',
     'encoder.width': 16,
-    'stage.rot.batch_size': 32,
-    'stage.rot.epochs': 3,
-    'stage.rot.task.image_size': 64,
-    'stage.rot.task.augment.crop_scale': (0.4, 1.0),
-    'stage.rot.optimizer.lr': 0.02,
-    'stage.rot.optimizer.schedule': 'cosine',
-    'stage.rot.optimizer.warmup_epochs': 1.0,
-    'stage.rot.optimizer.warmup_ratio': 0.0,
-    'stage.relloc.batch_size': 32,
-    'stage.relloc.epochs': 3,
-    'stage.relloc.task.image_size': 72,
-    'stage.relloc.task.flip': 0.5,
-    'stage.relloc.optimizer.lr': 0.02,
-    'stage.relloc.optimizer.schedule': 'cosine',
-    'stage.relloc.optimizer.warmup_epochs': 1.0,
-    'stage.relloc.optimizer.warmup_ratio': 0.0,
-    'stage.moco.batch_size': 64,
-    'stage.moco.epochs': 6,
-    'stage.moco.task.image_size': 64,
-    'stage.moco.task.queue_size': 'auto',
-    'stage.moco.task.momentum': 0.99,
-    'stage.moco.task.augment.rotation': 10.0,
-    'stage.moco.optimizer.warmup_epochs': 1.0,
-    'stage.swav.batch_size': 64,
-    'stage.swav.epochs': 6,
-    'stage.swav.task.image_size': 64,
-    'stage.swav.task.small_size': 48,
-    'stage.swav.task.small_crops': 2,
-    'stage.swav.task.queue_size': '128',
-    'stage.swav.task.queue_start_epoch': 2.0,
-    'stage.swav.task.prototypes': '32',
-    'stage.swav.task.hidden': 'auto',
-    'stage.swav.task.freeze_epochs': 0.5,
-    'stage.swav.task.augment.rotation': 10.0,
-    'stage.swav.task.augment.jitter': 0.0,
-    # LARS moves a weight by a thousandth of its size per step: too little for fifty steps.
-    'stage.swav.optimizer.name': 'sgd',
-    'stage.swav.optimizer.lr': 0.3,
+    'stage.pretext.batch_size': 64,
+    'stage.pretext.task.image_size': 64,
     'stage.readout.batch_size': 32,
     'stage.readout.epochs': 30,
     'stage.readout.task.image_size': 64,
@@ -95,6 +59,23 @@ DEMO = {
     'stage.readout.optimizer.schedule': 'cosine',
     'stage.readout.optimizer.warmup_epochs': 1.0,
 }
+# The same on the embedded phantoms, cut short: three tasks and a readout in four minutes.
+DEMO = {
+    'data.name': 'synthetic_cxr',
+    'stage.pretext.epochs': 6,
+    'stage.rot.epochs': 3,
+    'stage.relloc.epochs': 3,
+}
 
-RECIPES = {'siim_study': SIIM_STUDY, 'demo': DEMO, 'papers': {}}  # papers: the tasks' own recipes
+RECIPES = {'siim_study': SIIM_STUDY, 'small': {}, 'demo': DEMO, 'papers': {}}
+ON_SMALL = ('small', 'demo')  # presets that are laid over SMALL and the tasks' `small`
 ALIASES = {'thesis': 'siim_study'}
+
+
+def layers(preset: str, small: dict) -> list[dict]:
+    """What a preset lays over a task's recipe, each over the one before; `small` is the task's own.
+
+    `stage.pretext.` and `stage.readout.` are every such stage, `stage.<task>.` those of a task.
+    """
+    own = {f'stage.own.{field}': value for field, value in small.items()}
+    return [SMALL, own, RECIPES[preset]] if preset in ON_SMALL else [RECIPES[preset]]

@@ -28,6 +28,7 @@ FACTS = Facts(
     images=128,
     batch_size=BATCH,
     steps_per_epoch=1,
+    total_steps=STEPS,
     devices=8,
     feature_width=16,
     names=('negative', 'typical', 'other'),
@@ -74,12 +75,13 @@ def compiled_step(case: str, mesh):
     encoder = make_encoder(Contract(48, 8, 1, 'full', mean=0.5, std=0.25, fill=0.5))
     optimizer_settings = read_stage(name, stage_config(name).to_dict()).optimizer
     factor = rate_factor(optimizer_settings, STEPS, FACTS.steps_per_epoch)
-    transform = optimizer(optimizer_settings, task.frozen(FACTS))
+    transform = optimizer(optimizer_settings, task.frozen(FACTS), task.rules)
     step = make_train_step(task, encoder, transform, factor, mesh)
     params, stats = encoder.init(jax.random.key(0), SIZE)
     parts = {'encoder': {'params': params, 'batch_stats': stats}}
     state = states.create(task, encoder, transform, parts, jax.random.key(1), 0.01)
-    return step, parallel.replicate(mesh, jax.device_get(jax.tree.map(widened, state)))
+    host = jax.device_get(jax.tree.map(widened, state))
+    return step, parallel.place(mesh, host, states.layout(task, host))
 
 
 def widened(x):
@@ -104,8 +106,9 @@ def train(case: str, mesh) -> dict[str, np.ndarray]:
     metrics = []
     for batch in batches():
         rows = parallel.put_rows(mesh, {name: values[own] for name, values in batch.items()})
-        state, of_step = step(state, rows)
+        state, of_step, _ = step(state, rows)
         metrics.append(jax.device_get(of_step))
+    state = parallel.replicate(mesh, state)
     return leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
 
 

@@ -124,6 +124,7 @@ class _Planner:
     def _resolved(self, of: '_OfStage', settings: StageSettings) -> tuple[Stage, list[str]]:
         run, name = self._settings.run, of.name
         images, batch = of.train.images, settings.batch_size
+        reads_out = name == self._settings.readout
         check_batch(f'stage.{name}.batch_size', batch, self._devices)
         if batch > images:
             fitting = images // self._devices * self._devices
@@ -137,9 +138,11 @@ class _Planner:
             images=images,
             batch_size=batch,
             steps_per_epoch=images // batch,
+            total_steps=settings.epochs * (images // batch),
             devices=self._devices,
             feature_width=of.encoder.feature_width,
-            names=self._data.target.names if name == self._settings.readout else (),
+            names=self._data.target.names if reads_out else (),
+            exclusive=not reads_out or self._data.target.exclusive,
         )
         try:
             task, reasons = settings.task.resolve(facts)

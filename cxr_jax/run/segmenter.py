@@ -116,8 +116,8 @@ def make_stage(
             f'and at most the {images} training images with a lung mask.'
         )
     facts = Facts(
-        images=images, batch_size=batch, steps_per_epoch=images // batch, devices=devices,
-        feature_width=1, names=(),
+        images=images, batch_size=batch, steps_per_epoch=images // batch,
+        total_steps=stage.epochs * (images // batch), devices=devices, feature_width=1, names=(),
     )  # fmt: skip
     task, _ = task.resolve(facts)
     stage = dataclasses.replace(stage, task=task)

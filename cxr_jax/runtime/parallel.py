@@ -21,12 +21,49 @@ def data_mesh(devices=None) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
+# Rows of an array by image are rounded up to a multiple of this: its shape does not depend on the
+# number of devices, which must divide it.
+ROWS = 512
+
+
 def sharded(function, mesh: Mesh, in_specs, out_specs, donate=()):
     """jit of the per-device `function`; a spec is True (rows sharded over `data`) or False."""
     spec = {True: PartitionSpec(AXIS), False: PartitionSpec()}
     in_specs, out_specs = jax.tree.map(spec.get, (in_specs, out_specs))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
     return jax.jit(mapped, donate_argnums=donate)
+
+
+def padded(images: int) -> int:
+    """Rows of an array by image, sharded over the mesh, that holds so many images."""
+    return -(-images // ROWS) * ROWS
+
+
+def own_numbers(shard):
+    """Numbers in the whole array of the rows [n, ...] that this device holds: int [n]."""
+    return lax.axis_index(AXIS) * shard.shape[0] + jnp.arange(shard.shape[0])
+
+
+def take(shard, rows):
+    """Values [b, ...] of the given rows, int [b], of an array whose shards all devices hold."""
+    everyone = rows_of_all(rows)
+    local, mine = _local(shard, everyone)
+    values = shard[jnp.where(mine, local, 0)]
+    mine = mine.reshape(-1, *[1] * (values.ndim - 1))
+    return own_rows(lax.psum(jnp.where(mine, values, 0), AXIS))
+
+
+def put(shard, rows, values):
+    """The shard after every device has written its values [b, ...] to its rows, int [b]."""
+    everyone, values = rows_of_all(rows), rows_of_all(values)
+    local, mine = _local(shard, everyone)
+    return shard.at[jnp.where(mine, local, shard.shape[0])].set(values, mode='drop')
+
+
+def _local(shard, rows):
+    """(places of the rows in this shard, which of them it holds)."""
+    local = rows - lax.axis_index(AXIS) * shard.shape[0]
+    return local, (local >= 0) & (local < shard.shape[0])
 
 
 def mean(tree):
@@ -78,6 +115,15 @@ def keep(mesh: Mesh, arrays: dict) -> dict:
 
 
 def replicate(mesh: Mesh, tree):
-    """Host arrays, equal in all processes, -> fresh arrays replicated over the mesh."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda t: t, out_shardings=sharding)(tree)
+    """Host arrays, equal in all processes, or arrays of the mesh -> fresh replicated ones."""
+    return place(mesh, tree, PartitionSpec())
+
+
+def place(mesh: Mesh, tree, specs):
+    """As `replicate`, spread as `specs` says: a PartitionSpec, or a tree of them."""
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+    return jax.jit(lambda t: t, out_shardings=shardings)(tree)
+
+
+def _is_spec(x) -> bool:
+    return isinstance(x, PartitionSpec)

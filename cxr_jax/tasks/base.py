@@ -18,9 +18,11 @@ class Facts:
     images: int  # that the task trains on
     batch_size: int  # global
     steps_per_epoch: int
+    total_steps: int  # of the stage
     devices: int
     feature_width: int  # of the encoder
     names: tuple[str, ...]  # of the target's classes or findings
+    exclusive: bool = True  # whether exactly one of the names is true for an image
 
 
 class Aux(NamedTuple):
@@ -29,7 +31,10 @@ class Aux(NamedTuple):
     batch_stats: dict  # {part: tree}, new
     extra: dict  # new
     metrics: dict  # scalars, each a mean over this device's rows
-    embeddings: dict = {}  # view -> [b, D], this device's rows
+    # What monitors look at, of this device's rows: what becomes of each view, view -> [b, D], and
+    # how images are spread over clusters or prototypes, name -> [b, K], rows that sum to 1.
+    embeddings: dict = {}
+    assignments: dict = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Task:
 
     A model is made of *parts*, such as encoder, projector or head: `params` and `batch_stats` are
     {part: tree}. `state` is the TrainState; its `extra` is whatever changes without a gradient
-    (teacher, queues). Inside `loss` all arrays are this device's rows; losses and metrics are
-    averaged over devices by the train step.
+    (teacher, queues, a memory of every image). Inside `loss` all arrays are this device's rows;
+    losses and metrics are averaged over devices by the train step.
     """
 
     image_size: int = setting(224, at_least=1)  # pixels of the network's input
@@ -51,6 +56,15 @@ class Task:
     leaves: ClassVar[tuple[str, ...]] = ('encoder',)
     # The paper's settings of the stage, such as 'epochs' or 'optimizer.lr', over its defaults.
     recipe: ClassVar[dict] = {}
+    # Over them, what lets the task learn from hundreds or thousands of small grey images in minutes
+    # on a CPU: see configs/presets.py.
+    small: ClassVar[dict] = {}
+    # Part -> how the optimiser treats it unlike the others: {'scheduled': False}, its rate is the
+    # peak rate throughout; {'momentum': False}, none.
+    rules: ClassVar[dict[str, dict]] = {}
+    # Entries of `extra` with a row for every image, parallel.padded(images) of them. In `loss` and
+    # `after_update` they are this device's share, for parallel.take and put; elsewhere whole.
+    by_image: ClassVar[tuple[str, ...]] = ()
     # What a search of the learning rate goes by, on the validation split: the loss, one of the
     # metrics, or 'headline' (a readout: the headline measure of its target).
     judged_by: ClassVar[str] = 'loss'

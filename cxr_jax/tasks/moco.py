@@ -54,6 +54,13 @@ class MoCo(Task):
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'projector')
     # MMSelfSup 0.5.0: mocov2_resnet50_8xb32-coslr-200e_in1k.
     recipe: ClassVar[dict] = {'epochs': 200, 'optimizer.lr': 0.03, 'optimizer.by_epoch': True}
+    small: ClassVar[dict] = {
+        'epochs': 6,
+        'task.queue_size': 'auto',
+        'task.momentum': 0.99,
+        'task.augment.rotation': 10.0,
+        'optimizer.warmup_epochs': 1.0,
+    }
 
     def resolve(self, facts):
         rows, reason = queue_rows('queue_size', self.queue_size, 65536, facts)

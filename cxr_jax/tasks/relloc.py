@@ -48,6 +48,16 @@ class RelativeLocation(Task):
         'optimizer.warmup_epochs': 5.0,
         'optimizer.warmup_ratio': 0.1,
     }
+    small: ClassVar[dict] = {
+        'batch_size': 32,
+        'epochs': 3,
+        'task.image_size': 72,
+        'task.flip': 0.5,
+        'optimizer.lr': 0.02,
+        'optimizer.schedule': 'cosine',
+        'optimizer.warmup_epochs': 1.0,
+        'optimizer.warmup_ratio': 0.0,
+    }
 
     @property
     def cell(self) -> int:

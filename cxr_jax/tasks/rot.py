@@ -33,6 +33,15 @@ class Rotation(Task):
         'optimizer.warmup_epochs': 5.0,
         'optimizer.warmup_ratio': 0.1,
     }
+    small: ClassVar[dict] = {
+        'batch_size': 32,
+        'epochs': 3,
+        'task.augment.crop_scale': (0.4, 1.0),
+        'optimizer.lr': 0.02,
+        'optimizer.schedule': 'cosine',
+        'optimizer.warmup_epochs': 1.0,
+        'optimizer.warmup_ratio': 0.0,
+    }
 
     def views(self, key, example):
         """Crop -> image [4, S, S, 1], label [4] = number of quarter turns, counter-clockwise."""

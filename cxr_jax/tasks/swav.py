@@ -83,6 +83,21 @@ class SwAV(Task):
         'optimizer.head_weight_decay': 1e-6,
         'optimizer.final_factor': 0.001,
     }
+    small: ClassVar[dict] = {
+        'epochs': 6,
+        'task.small_size': 48,
+        'task.small_crops': 2,
+        'task.queue_size': '128',
+        'task.queue_start_epoch': 2.0,
+        'task.prototypes': '32',
+        'task.hidden': 'auto',
+        'task.freeze_epochs': 0.5,
+        'task.augment.rotation': 10.0,
+        'task.augment.jitter': 0.0,
+        # LARS moves a weight by a thousandth of its size per step: too little for fifty steps.
+        'optimizer.name': 'sgd',
+        'optimizer.lr': 0.3,
+    }
 
     def inactive(self) -> set[str]:
         """Fields that do nothing with the values of the others."""
@@ -162,7 +177,7 @@ class SwAV(Task):
         loss = swapped_prediction_loss(scores, assignments, self.temperature)
         queue = self._enqueue(state.extra['queue'], everyone, state.step)
         named = {f'crop{i}': crop for i, crop in enumerate(embeddings)}
-        return loss, Aux(batch_stats, {'queue': queue}, {}, named)
+        return loss, Aux(batch_stats, {'queue': queue}, {}, named, {'prototypes': assignments[0]})
 
     def _embed(self, encoder, params, batch_stats, views):
         """Unit embeddings [crops, b, D] of all crops; one pass per resolution, as the official."""

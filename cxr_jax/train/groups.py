@@ -27,6 +27,7 @@ class Group:
     decay: float = 0.0
     trust: bool = True
     rate: float = 1.0
+    momentum: bool = True
     first_step: int = 0  # before it they stand still, as if training began there
     frozen: bool = False  # for good
 

@@ -47,7 +47,7 @@ class Program:
 def build_program(stage: Stage, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
     task, encoder, facts = stage.task, stage.encoder, stage.facts
-    transform = optimizer(stage.optimizer, task.frozen(facts))
+    transform = optimizer(stage.optimizer, task.frozen(facts), task.rules)
     factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
     key = jax.random.key(stage_seed(stage.seed, stage.name))
 
@@ -100,10 +100,10 @@ def train(
     after a save on SIGTERM; NotFinite with the step, unless several stages train together: then
     what diverged is left where it is. Of several processes the first has the logs.
     """
-    home, program = training.scratch or training.directories[0], training.program
+    home = training.scratch or training.directories[0]
     with contextlib.closing(hosts.first_only(Checkpoints, home)) as checkpoints:
         state, begun = hosts.on_first(lambda: _newest(training, checkpoints))
-        state = parallel.replicate(program.mesh, state)
+        state = _placed(training, state)
         if not begun:
             state = _between(training, state, 0)
         first = int(state.step)
@@ -152,7 +152,7 @@ def _between(training: Training, state, epoch: int):
     stage, mesh = training.first, training.program.mesh
     if type(stage.task).between is Task.between:
         return state
-    host = jax.device_get(state)
+    host = jax.device_get(_whole(training, state))
 
     def features_of() -> np.ndarray:
         return corpus_features(
@@ -160,7 +160,20 @@ def _between(training: Training, state, epoch: int):
             stage.task.smallest_input, stage.facts.batch_size,
         )  # fmt: skip
 
-    return parallel.replicate(mesh, stage.task.between(host, epoch, features_of))
+    return _placed(training, stage.task.between(host, epoch, features_of))
+
+
+def _placed(training: Training, state):
+    """A host state on the devices of the mesh."""
+    spread = states.layout(training.first.task, state, training.together)
+    return parallel.place(training.program.mesh, state, spread)
+
+
+def _whole(training: Training, state):
+    """The state with all of it on every device, so that any process can read it."""
+    if training.first.task.by_image:
+        return parallel.replicate(training.program.mesh, state)
+    return state
 
 
 class _Loop:
@@ -180,7 +193,7 @@ class _Loop:
         batches = batches_on_devices(self._stage, self._program.mesh, first)
         with InterruptFlag() as interrupt:
             for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
-                state, metrics = self._step(state, batch)
+                state, metrics, _ = self._step(state, batch)
                 self._pending.append((i, metrics))
                 # Read once: a signal during the lines below is for the step after.
                 stopping = hosts.agree(interrupt.raised, now=i % LOG_STEPS == 0)
@@ -220,6 +233,7 @@ class _Loop:
                 raise NotFinite(self._advice())
 
     def _save(self, state, wait: bool) -> None:
+        state = _whole(self._training, state)
         # The losses are those before the last update, which may itself have left their range.
         if not self._training.together and not trees.is_finite(state):
             raise NotFinite(self._advice())
@@ -245,6 +259,7 @@ def _is_finite(row: dict) -> bool:
 
 def _save_alone(training: Training, state) -> None:
     """Each trial's checkpoint as if it had been trained alone; a diverged one gets none."""
+    state = _whole(training, state)
     for number, directory in enumerate(training.directories):
         own = states.unstack(state, number)
         if trees.is_finite(own):

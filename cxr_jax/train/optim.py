@@ -90,12 +90,19 @@ class OptimizerSettings:
         return idle
 
 
-def groups_of(settings: OptimizerSettings, frozen: dict[str, int | None]) -> tuple[Group, ...]:
+def groups_of(
+    settings: OptimizerSettings,
+    frozen: dict[str, int | None],
+    rules: dict[str, dict] | None = None,
+) -> tuple[Group, ...]:
     """The groups in their order: the first one that matches a parameter is its own.
 
-    `frozen`: {part, or what stands below a name as 'encoder/layer1_0': first step, None = never}.
+    `frozen`: {part, or what stands below a name as 'encoder/layer1_0': first step, None = never};
+    `rules` as a task has them.
     """
-    scopes = [*frozen.items(), ('encoder', 0), ('', 0)]
+    rules = rules or {}
+    ruled = [(part, 0) for part in rules if part not in frozen]
+    scopes = [*frozen.items(), *ruled, ('encoder', 0), ('', 0)]
     found = []
     for scope, first in scopes:
         of_encoder = scope.partition('/')[0] == 'encoder'
@@ -105,6 +112,7 @@ def groups_of(settings: OptimizerSettings, frozen: dict[str, int | None]) -> tup
             'pattern': f'{re.escape(scope)}(/.*)?' if scope else '.*',
             'first_step': first or 0,
             'frozen': first is None,
+            'momentum': rules.get(scope.partition('/')[0], {}).get('momentum', True),
         }
         decay_1d = decay if settings.decay_1d else 0.0
         found.append(Group(
@@ -115,13 +123,17 @@ def groups_of(settings: OptimizerSettings, frozen: dict[str, int | None]) -> tup
     return tuple(found)
 
 
-def optimizer(settings: OptimizerSettings, frozen: dict[str, int | None] | None = None):
-    """optax transformation of a stage's settings; `frozen` as in groups_of.
+def optimizer(
+    settings: OptimizerSettings,
+    frozen: dict[str, int | None] | None = None,
+    rules: dict[str, dict] | None = None,
+):
+    """optax transformation of a stage's settings; `frozen` and `rules` as in groups_of.
 
     Clipping comes first, and counts the gradients of what moves. UserError for an unknown name.
     """
     _known('name', settings.name, OPTIMIZERS)
-    groups, chain = groups_of(settings, frozen or {}), []
+    groups, chain = groups_of(settings, frozen or {}, rules), []
     stops = any(group.stops for group in groups)
     if settings.clip:
         chain += [freeze(groups)] if stops else []
@@ -135,10 +147,27 @@ def optimizer(settings: OptimizerSettings, frozen: dict[str, int | None] | None 
     # stops, as with a gradient of None in PyTorch; a zero gradient alone would still decay.
     chain += [freeze(groups)] if stops else []
     if settings.name != 'adamw':
-        chain += [optax.trace(settings.momentum, settings.nesterov)]
+        chain += [_momentum(settings, groups)]
     if any(group.rate != 1 for group in groups):
         chain += [_each(groups, lambda update, _, group: group.rate * update)]
     return optax.chain(*chain)
+
+
+def _momentum(settings: OptimizerSettings, groups):
+    trace = optax.trace(settings.momentum, settings.nesterov)
+    if all(group.momentum for group in groups):
+        return trace
+
+    def update(updates, state, params):
+        traced, state = trace.update(updates, state)
+        own = assign(params, groups)
+
+        def choose(path, update, moving):
+            return moving if own[trees.name_of(path)].momentum else update
+
+        return jax.tree_util.tree_map_with_path(choose, updates, traced), state
+
+    return optax.GradientTransformation(trace.init, update)
 
 
 def descend(params, updates, rate):

@@ -3,7 +3,9 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from cxr_jax.runtime.parallel import AXIS
 from cxr_jax.store.bundle import check_fit
 from cxr_jax.store.trees import as_dict
 
@@ -35,6 +37,13 @@ class TrainState:
 
 # Axes of several trials' states in one: they share the step and the keys, as each would alone.
 STACKED = TrainState(step=None, params=0, batch_stats=0, opt_state=0, extra=0, key=None, lr=0)
+
+
+def layout(task, state: TrainState, together: bool = False) -> TrainState:
+    """PartitionSpec of every leaf: what a task has by image is sharded, all else replicated."""
+    specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
+    rows = PartitionSpec(None, AXIS) if together else PartitionSpec(AXIS)
+    return specs.replace(extra=specs.extra | dict.fromkeys(task.by_image, rows))
 
 
 def stack(states: list[TrainState]) -> TrainState:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from cxr_jax.runtime import parallel
 from cxr_jax.train.optim import descend
-from cxr_jax.train.state import STACKED
+from cxr_jax.train.state import STACKED, layout
 
 
 def make_views(task, encoder, key, batch: dict) -> dict:
@@ -20,13 +21,16 @@ def make_views(task, encoder, key, batch: dict) -> dict:
 
 
 def make_train_step(task, encoder, transform, factor, mesh, together: bool = False):
-    """Compiled (state, batch) -> (state, metrics); the state is donated.
+    """Compiled (state, batch) -> (state, metrics, seen); the state is donated.
 
     `transform` of optim.optimizer; `factor` of optim.rate_factor, times the state's peak rate.
 
     batch: image [B, R, R, 1] uint8 or uint16, lung_mask where the encoder's region needs it, and
     what the task needs; rows sharded over the mesh. metrics: scalars, mean over the global batch.
+    seen: {'embeddings', 'assignments'} of the batch as the loss told them, rows sharded: computed
+    anyway, and fetched by monitors alone.
     """
+    unscheduled = {part for part, rule in task.rules.items() if not rule.get('scheduled', True)}
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -40,7 +44,10 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
         (loss, aux), grads = jax.value_and_grad(loss_function, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         rate = state.lr * factor(state.step)
-        params = descend(state.params, updates, rate)
+        params = {
+            part: descend(tree, updates[part], state.lr if part in unscheduled else rate)
+            for part, tree in state.params.items()
+        }
         params, extra = task.after_update(params, aux.extra, state.step)
         metrics = parallel.mean(aux.metrics) | {
             'loss': loss,
@@ -54,11 +61,21 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
             opt_state=opt_state,
             extra=extra,
         )
-        return state, metrics
+        return state, metrics, {'embeddings': aux.embeddings, 'assignments': aux.assignments}
 
+    rows = PartitionSpec(parallel.AXIS)
     if together:
-        step = jax.vmap(step, in_axes=(STACKED, None), out_axes=(STACKED, 0))
-    return parallel.sharded(step, mesh, (False, True), (False, False), donate=(0,))
+        step = jax.vmap(step, in_axes=(STACKED, None), out_axes=(STACKED, 0, 0))
+    seen = PartitionSpec(None, parallel.AXIS) if together else rows
+
+    def on_mesh(state, batch):
+        spread = layout(task, state, together)
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(spread, rows), out_specs=(spread, PartitionSpec(), seen)
+        )
+        return mapped(state, batch)
+
+    return jax.jit(on_mesh, donate_argnums=0)
 
 
 def make_observation(task, encoder, mesh, seed: int):
@@ -74,4 +91,13 @@ def make_observation(task, encoder, mesh, seed: int):
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
         return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
 
-    return parallel.sharded(observe, mesh, (False, True, False), (False, False, True))
+    rows, alike = PartitionSpec(parallel.AXIS), PartitionSpec()
+
+    def on_mesh(state, batch, number):
+        mapped = jax.shard_map(
+            observe, mesh=mesh, in_specs=(layout(task, state), rows, alike),
+            out_specs=(alike, alike, rows),
+        )  # fmt: skip
+        return mapped(state, batch, number)
+
+    return jax.jit(on_mesh)

@@ -50,7 +50,8 @@ class Case:
         self.encoder = build_encoder(EncoderSettings(scale.encoder, scale.width), contract)
         self.facts = Facts(
             images=IMAGES, batch_size=scale.batch, steps_per_epoch=IMAGES // scale.batch,
-            devices=mesh.size, feature_width=self.encoder.feature_width, names=NAMES,
+            total_steps=IMAGES, devices=mesh.size, feature_width=self.encoder.feature_width,
+            names=NAMES,
         )  # fmt: skip
         settings = read_stage(name, stage_config(name).to_dict())
         sizes = {'image_size': scale.size}
@@ -63,7 +64,8 @@ class Case:
 
         With `trials` it is that of so many learning rates together, the state theirs.
         """
-        transform = optim.optimizer(self.optimizer, self.task.frozen(self.facts))
+        frozen, rules = self.task.frozen(self.facts), self.task.rules
+        transform = optim.optimizer(self.optimizer, frozen, rules)
         factor = optim.rate_factor(self.optimizer, IMAGES, self.facts.steps_per_epoch)
 
         def create():
@@ -77,7 +79,8 @@ class Case:
         )
         state = jax.jit(create)()
         state = states.stack([state] * trials) if trials else state
-        return step, parallel.replicate(self.mesh, jax.device_get(state))
+        spread = states.layout(self.task, state, bool(trials))
+        return step, parallel.place(self.mesh, jax.device_get(state), spread)
 
     def noise(self) -> dict:
         """What the loader would give, on the devices."""
@@ -100,7 +103,7 @@ class Case:
         current = [state]
 
         def run() -> int:
-            current[0], metrics = step(current[0], batch)
+            current[0], metrics, _ = step(current[0], batch)
             jax.block_until_ready(metrics)
             return self.scale.batch
 

@@ -148,11 +148,11 @@ def read_set(folder: str, records: int) -> dict[str, float]:
     found['more_mb'] = _resident_mb() - before
     case = Case('classify', TINY, mesh)
     step, state = case.step()
-    state, _ = step(state, case.noise())
+    state, *_ = step(state, case.noise())
     jax.block_until_ready(state)
     began = time.perf_counter()
     for batch in islice(batches, STEPS):
-        state, _ = step(state, parallel.put_rows(mesh, batch))
+        state, *_ = step(state, parallel.put_rows(mesh, batch))
     jax.block_until_ready(state)
     lap('step_ms', 1e3 / STEPS)
     target_of(data, NAMES[:2]).labelled(corpus)

@@ -46,7 +46,7 @@ class OurStep:
         return np.asarray(jax.jit(forward)(self.state.params, self.state.batch_stats))
 
     def __call__(self) -> int:
-        self.state, metrics = self.step(self.state, self.rows)
+        self.state, metrics, _ = self.step(self.state, self.rows)
         jax.block_until_ready(metrics)
         return self.batch
 

@@ -73,7 +73,7 @@ class Steps:
     def run(self, batches: Iterator[dict]) -> int:
         """Trains on the next BATCHES of `batches`; how many images that were."""
         for number in range(1, BATCHES + 1):
-            self._state, metrics = self._step(self._state, next(batches))
+            self._state, metrics, _ = self._step(self._state, next(batches))
             if number % LOG_STEPS == 0:
                 jax.device_get(metrics)
         return BATCHES * self._images

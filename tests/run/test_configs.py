@@ -182,7 +182,7 @@ def test_tasks_survive_the_way_through_a_config(name):
         augment = dataclasses.replace(default.augment, flip=0.25, crop_scale=(0.3, 0.7))
         changed = dataclasses.replace(changed, augment=augment)
     facts = Facts(
-        images=70000, batch_size=256, steps_per_epoch=273, devices=1,
+        images=70000, batch_size=256, steps_per_epoch=273, total_steps=273, devices=1,
         feature_width=512, names=('a', 'b', 'c'),
     )  # fmt: skip
     resolved, _ = changed.resolve(facts)

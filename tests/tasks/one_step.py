@@ -41,7 +41,7 @@ def tiny_encoder(network=None, contract=CONTRACT) -> Encoder:
 
 def facts(**changes) -> Facts:
     known = {
-        'images': 64, 'batch_size': BATCH, 'steps_per_epoch': 8, 'devices': 1,
+        'images': 64, 'batch_size': BATCH, 'steps_per_epoch': 8, 'total_steps': 16, 'devices': 1,
         'feature_width': TinyNetwork.feature_width, 'names': NAMES,
     }  # fmt: skip
     return Facts(**(known | changes))

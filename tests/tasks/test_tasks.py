@@ -20,6 +20,7 @@ def facts(**changes):
         'images': 1000,
         'batch_size': 64,
         'steps_per_epoch': 15,
+        'total_steps': 150,
         'devices': 1,
         'feature_width': 512,
         'names': ('a', 'b'),
