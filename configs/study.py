@@ -2,15 +2,16 @@
 
     python -m cxr_jax.study --config configs/study.py:demo
     python -m cxr_jax.study --config configs/study.py:siim_study --config.run.data.dir=/data
-    python -m cxr_jax.study --config configs/study.py:orderings,length=2,preset=demo
+    python -m cxr_jax.study --config configs/study.py:orderings,tasks=rot_moco_barlow,preset=demo
     python -m cxr_jax.study --config configs/study.py:demo --config.axes.region="('full',)" \
         --config.axes.curriculum="('scratch','moco_rot')" --config.seeds="(0,1,2)"
 
 The argument: `siim_study` (also `thesis`: the reference study; single tasks, ordered pairs, triples
 that begin with MoCo, from scratch and from ImageNet; full images and lungs on black; two and four
-classes; the rate of every stage searched), `orderings` (all orders of up to `length` of the pretext
-tasks), or `demo` (a few, on the embedded phantoms; 16 minutes on two CPU cores). `preset=` and
-`readout=` as in curriculum.py. A study of one's own is a page: see studies/label_fraction.py.
+classes; the rate of every stage searched), `orderings` (all orders of up to `length=2` of
+`tasks=`, by default the reference study's), or `demo` (a few, on the embedded phantoms; 16 minutes
+on two CPU cores). `preset=` and `readout=` as in curriculum.py. A study of one's own is a page: see
+studies/label_fraction.py.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from ml_collections import ConfigDict
 
 from configs import curriculum
+from cxr_jax.run.settings import stages_of
 from cxr_jax.study.comparison import REFERENCES
 from cxr_jax.study.grid import IMAGENET, SCRATCH, level_name
 from cxr_jax.tasks import TASKS
@@ -32,7 +34,7 @@ ALIASES = {'thesis': 'siim_study'}
 
 def get_config(argument: str = 'demo') -> ConfigDict:
     """Locked config of the study that `argument` names."""
-    name, recipe, length = parse(argument)
+    name, recipe, tasks, length = parse(argument)
     regions, everything = over('data.region', REGIONS), over('data.classes', ((),))
     if name == 'demo':
         chosen = (SCRATCH, 'moco', 'swav', 'rot', 'moco_swav', 'moco_swav_rot')
@@ -44,7 +46,7 @@ def get_config(argument: str = 'demo') -> ConfigDict:
             'stage.rot.search.log': True, 'stage.rot.search.epochs': 3,
         })  # fmt: skip
     elif name == 'orderings':
-        chosen = (SCRATCH, *curricula(TASKS, range(1, length + 1)))
+        chosen = (SCRATCH, *curricula(tasks, range(1, length + 1)))
         config = study(name, recipe, curriculum=chosen, region=regions, classes=everything)
     else:
         chosen = (
@@ -102,23 +104,28 @@ def over(field: str, values: Iterable) -> tuple:
     return tuple((level_name(value), ((field, value),)) for value in values)
 
 
-def parse(argument: str) -> tuple[str, str, int]:
-    """'orderings,length=3,preset=demo' -> ('orderings', 'preset=demo,readout=classify', 3)."""
+def parse(argument: str) -> tuple[str, str, tuple[str, ...], int]:
+    """'orderings,length=3' -> ('orderings', 'preset=siim_study,readout=classify', tasks, 3)."""
     name, *chosen = argument.split(',')
     name = ALIASES.get(name, name)
     if name not in PRESETS:
         known = ', '.join((*PRESETS, *ALIASES))
         raise UserError(f'There is no study {name!r}; choose one of {known}.')
-    found = {'preset': PRESETS[name], 'readout': 'classify', 'length': '2'}
+    found = {'preset': PRESETS[name], 'readout': 'classify'}
+    own = {'tasks': '_'.join(SIIM_TASKS), 'length': '2'} if name == 'orderings' else {}
+    found |= own
     for setting in chosen:
         key, _, value = setting.partition('=')
-        if key not in found or (key == 'length' and name != 'orderings'):
+        if key not in found:
             raise UserError(
                 f'{setting!r} in {argument!r} is not understood; what may follow is preset=NAME, '
-                'readout=NAME and, for orderings, length=N.'
+                'readout=NAME and, for orderings, tasks=NAMES and length=N.'
             )
         found[key] = value
-    length = found.pop('length')
-    if length not in map(str, range(1, len(TASKS) + 1)):
-        raise UserError(f'length={length} must be 1 to {len(TASKS)}.')
-    return name, ','.join(f'{key}={value}' for key, value in found.items()), int(length)
+    recipe = ','.join(f'{key}={value}' for key, value in found.items() if key not in own)
+    if not own:
+        return name, recipe, (), 0
+    tasks, length = stages_of(found['tasks']), found['length']
+    if length not in map(str, range(1, len(tasks) + 1)):
+        raise UserError(f'length={length} must be 1 to {len(tasks)}, the number of tasks.')
+    return name, recipe, tasks, int(length)

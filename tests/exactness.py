@@ -45,6 +45,15 @@ CASES = {
         'queue_size': 64, 'queue_start_epoch': 1.0, 'freeze_epochs': 2.0, 'prototypes': 6,
         'hidden': 'auto', 'features': 16, 'small_crops': 2, 'small_size': 32,
     }),
+    'barlow': ('barlow', {'projector': (16, 12)}),
+    'byol': ('byol', {'hidden': 16, 'features': 8}),
+    'simsiam': ('simsiam', {'features': 16, 'waist': 4}),
+    'simclr': ('simclr', {'hidden': 16, 'features': 8}),
+    # The centroids move at steps 4 and 8; small clusters are refilled as they occur.
+    'odc': ('odc', {
+        'clusters': 12, 'min_cluster': 6, 'centroid_steps': 4, 'hidden': 16, 'features': 8,
+    }),
+    'jigsaw': ('jigsaw', {'image_size': 48, 'permutations': 10, 'hidden': 8}),
     'classify': ('classify', {}),
 }  # fmt: skip
 
@@ -81,6 +90,7 @@ def compiled_step(case: str, mesh):
     parts = {'encoder': {'params': params, 'batch_stats': stats}}
     state = states.create(task, encoder, transform, parts, jax.random.key(1), 0.01)
     host = jax.device_get(jax.tree.map(widened, state))
+    host = task.between(host, 0, pooled_features)
     return step, parallel.place(mesh, host, states.layout(task, host))
 
 
@@ -88,14 +98,22 @@ def widened(x):
     return x.astype(jnp.float64) if x.dtype == jnp.float32 else x
 
 
+def pooled_features() -> np.ndarray:
+    """Stands in for what the encoder makes of every image."""
+    return np.random.default_rng(1).normal(size=(FACTS.images, FACTS.feature_width))
+
+
 def batches():
     """All rows of every batch: smooth images, as noise would be averaged away."""
     rng = np.random.default_rng(0)
-    for _ in range(STEPS):
+    for number in range(STEPS):
         coarse = rng.integers(0, 256, (BATCH, 6, 6, 1)).astype(np.float32)
         images = jax.image.resize(coarse, (BATCH, 48, 48, 1), 'cubic').clip(0, 255)
         labels = rng.integers(0, 3, BATCH).astype(np.int32)
-        yield {'image': np.asarray(images, np.uint8), 'label': labels}
+        # Batches that overlap, within which an image may come twice.
+        drawn = np.arange(BATCH, dtype=np.int32) * 5 % 31 + 24 * number
+        row = drawn % FACTS.images
+        yield {'image': np.asarray(images, np.uint8), 'label': labels, 'row': row}
 
 
 def train(case: str, mesh) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""Batch normalisation with PyTorch's running statistics, global over the mesh or in groups."""
+"""Batch normalisation with PyTorch's running statistics, global over the mesh or in groups; and
+instance normalisation."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,17 +15,21 @@ class BatchNorm(nn.Module):
     `axis_name`: mesh axis over which the statistics are shared (None: this device alone).
     `groups`: number of virtual devices in the global batch, each with statistics of its own over
     consecutive rows (MoCo's shuffling and split BN); 1 means the whole global batch.
+    `affine`: with a learnt scale and shift.
     """
 
     axis_name: str | None = None
     groups: int = 1
     momentum: float = MOMENTUM
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
         channels = x.shape[-1]
-        scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        scale, bias = 1.0, 0.0
+        if self.affine:
+            scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+            bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
         mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)
         var = self.variable('batch_stats', 'var', jnp.ones, (channels,), jnp.float32)
         if not train:
@@ -52,6 +57,20 @@ class BatchNorm(nn.Module):
             var.value = old * var.value + (1 - old) * lax.stop_gradient(new_var)
         y = _affine(grouped, batch_mean, batch_var, scale, bias)
         return y.reshape(x.shape)
+
+
+class InstanceNorm(nn.Module):
+    """Normalises every channel of every image [B, H, W, C] over its own positions (Ulyanov et al.
+    2016, arXiv:1607.08022), then scale and shift; the same in training and evaluation."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = wide.mean((1, 2), keepdims=True)
+        var = jnp.square(wide - mean).mean((1, 2), keepdims=True)
+        return _affine(x, mean, var, scale, bias)
 
 
 def _mean(x, reduced, axis_name):

@@ -109,6 +109,13 @@ class Task:
         """
         return state
 
+    def picture(self, encoder, params: dict, batch_stats: dict, views: dict) -> dict:
+        """{title of a row: images [B, S, S, 1] in [0, 1]} for the report; {} for no picture.
+
+        The model in evaluation mode, and views [B, ...] as the loss is given them.
+        """
+        return {}
+
     def chance_loss(self) -> float | None:
         """Loss of a model whose output is uniform; None if there is no such number."""
         return None

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax.models.heads import Projector, unit_rows
+from cxr_jax.models.heads import MLP, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import Auto, setting
 from cxr_jax.tasks.base import Aux, Task, queue_rows
@@ -79,8 +79,8 @@ class MoCo(Task):
         return dataclasses.replace(self, queue_size=rows, hidden=hidden), notes
 
     @property
-    def projector(self) -> Projector:
-        return Projector(self.hidden, self.features, batch_norm=False)
+    def projector(self) -> MLP:
+        return MLP((self.hidden, self.features), bias=True, norm=False)
 
     def views(self, key, example):
         query_key, key_key = jax.random.split(key)
@@ -105,7 +105,7 @@ class MoCo(Task):
     def loss(self, encoder, params, state, views, key):
         extra = state.extra
         features = encoder(params['encoder'], state.batch_stats['encoder'], views['query'])
-        query = self.projector.apply({'params': params['projector']}, features.pooled)
+        query = unit_rows(self.projector.apply({'params': params['projector']}, features.pooled))
         # The teacher moves before the keys are computed (moco/builder.py, forward).
         teacher = jax.tree.map(
             lambda t, p: self.momentum * t + (1 - self.momentum) * stop_gradient(p),
@@ -138,7 +138,7 @@ class MoCo(Task):
         features = encoder(
             teacher['encoder'], extra['teacher_stats'], images, groups=self.key_groups
         )
-        keys = self.projector.apply({'params': teacher['projector']}, features.pooled)
+        keys = unit_rows(self.projector.apply({'params': teacher['projector']}, features.pooled))
         keys = parallel.rows_of_all(stop_gradient(keys))
         if order is not None:
             keys = jnp.zeros_like(keys).at[order].set(keys)

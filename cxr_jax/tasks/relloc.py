@@ -4,20 +4,18 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import optax
 
+from cxr_jax.models.dropout import kept_units
 from cxr_jax.models.heads import PairHead
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Aux, Task
-from cxr_jax.views.geometry import resize
-from data_pipelines.errors import UserError
+from cxr_jax.views.patches import CELLS, PATCHES, PatchGrid
 
-CELLS = 3  # on a side: a centre and its eight neighbours
-CENTRE = CELLS * CELLS // 2
-LABELS = CELLS * CELLS - 1
+CENTRE = PATCHES // 2
+LABELS = PATCHES - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,38 +58,19 @@ class RelativeLocation(Task):
     }
 
     @property
-    def cell(self) -> int:
-        """Pixels of a grid cell."""
-        return self.image_size // CELLS
-
-    @property
-    def patch(self) -> int:
-        """Pixels of a patch, the network's input: 64 of the reference's 85."""
-        return self.cell - round(self.cell * self.jitter)
+    def grid(self) -> PatchGrid:
+        return PatchGrid(self.image_size, self.short_side, self.jitter, self.flip)
 
     @property
     def smallest_input(self) -> int:
-        return self.patch
+        return self.grid.patch  # 64 of the reference's 85 pixels
 
     def resolve(self, facts):
-        if self.patch < 1:
-            raise UserError(
-                f'image_size={self.image_size} and jitter={self.jitter} leave patches of no pixel; '
-                'raise image_size or lower jitter.'
-            )
-        return self, {'image_size': f'cells of {self.cell}, patches of {self.patch} pixels'}
+        return self, {'image_size': self.grid.check()}
 
     def views(self, key, example):
         """patches [9, p, p, 1] in row-major order of the grid."""
-        flip_key, crop_key, patch_key = jax.random.split(key, 3)
-        image = resize(example['image'], round(self.image_size * self.short_side))
-        image = jnp.where(jax.random.bernoulli(flip_key, self.flip), image[:, ::-1], image)
-        crop = _random_window(crop_key, image, self.image_size)
-        cells = self.cell * jnp.stack(jnp.divmod(jnp.arange(CELLS * CELLS), CELLS), axis=1)
-        moves = jax.random.randint(patch_key, (CELLS * CELLS, 2), 0, self.cell - self.patch + 1)
-        shape = (self.patch, self.patch, 1)
-        patches = jax.vmap(lambda at: jax.lax.dynamic_slice(crop, (at[0], at[1], 0), shape))
-        return {'patches': patches(cells + moves)}
+        return {'patches': self.grid(key, example['image'])}
 
     @property
     def head(self) -> PairHead:
@@ -112,7 +91,7 @@ class RelativeLocation(Task):
         centre = encoder(params['encoder'], other.batch_stats, centres)
         pairs = jnp.concatenate([other.pooled, centre.pooled], axis=-1)
         variables = {'params': params['head'], 'batch_stats': state.batch_stats['head']}
-        kept = self._kept_units(key, rows * LABELS, pairs.shape[-1])
+        kept = kept_units(key, rows * LABELS, pairs.shape[-1], self.dropout)
         logits, updated = self.head.apply(variables, pairs, kept, mutable=['batch_stats'])
         labels = jnp.tile(jnp.arange(LABELS), rows)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -122,20 +101,5 @@ class RelativeLocation(Task):
         embeddings |= {f'neighbour{i}': other.pooled[i::LABELS] for i in range(LABELS)}
         return loss, Aux(batch_stats, {}, {'accuracy': accuracy}, embeddings)
 
-    def _kept_units(self, key, pairs: int, width: int):
-        """Dropout's factors [pairs, width], 0 or 1 / (1 - dropout), of each pair's global number:
-        any number of devices draws the same."""
-        numbers = jax.lax.axis_index(parallel.AXIS) * pairs + jnp.arange(pairs)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        share = 1 - self.dropout
-        kept = jax.vmap(lambda k: jax.random.bernoulli(k, share, (width,)))(keys)
-        return kept / share
-
     def chance_loss(self):
         return math.log(LABELS)
-
-
-def _random_window(key, image, size: int):
-    """Random [size, size, 1] window of a square image."""
-    corner = jax.random.randint(key, (2,), 0, image.shape[0] - size + 1)
-    return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, 1))

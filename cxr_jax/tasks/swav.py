@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.lax import Precision, stop_gradient
 
-from cxr_jax.models.heads import Projector, unit_rows
+from cxr_jax.models.heads import MLP, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.store.settings import Auto, derived, setting
+from cxr_jax.tasks import multi_crop
 from cxr_jax.tasks.base import Aux, Task, queue_rows
 from cxr_jax.views.augment import Augmentation
 
@@ -137,19 +138,17 @@ class SwAV(Task):
         return {'prototypes': round(self.freeze_epochs * facts.steps_per_epoch)}
 
     @property
-    def projector(self) -> Projector:
-        return Projector(self.hidden, self.features, batch_norm=True, axis_name=parallel.AXIS)
+    def projector(self) -> MLP:
+        return MLP((self.hidden, self.features), bias=True, axis_name=parallel.AXIS)
 
     def views(self, key, example):
         """large [2, S, S, 1], small [n, s, s, 1]."""
-        keys = jax.random.split(key, 2 + self.small_crops)
         small = dataclasses.replace(self.augment, crop_scale=self.small_scale)
-        image = example['image']
-        large = [self.augment(k, image, self.image_size) for k in keys[:2]]
-        views = {'large': jnp.stack(large)}
-        if self.small_crops:
-            views['small'] = jnp.stack([small(k, image, self.small_size) for k in keys[2:]])
-        return views
+        kinds = {
+            'large': (2, self.image_size, self.augment),
+            'small': (self.small_crops, self.small_size, small),
+        }
+        return multi_crop.draw(key, example['image'], kinds)
 
     def init(self, key, encoder, parts):
         projector_key, prototype_key = jax.random.split(key)
@@ -164,7 +163,10 @@ class SwAV(Task):
         return params, batch_stats, {'queue': jnp.zeros((2, self.queue_size, self.features))}
 
     def loss(self, encoder, params, state, views, key):
-        embeddings, batch_stats = self._embed(encoder, params, state.batch_stats, views)
+        embeddings, batch_stats = multi_crop.embed(
+            encoder, self.projector, params, state.batch_stats, views
+        )
+        embeddings, batch_stats = unit_rows(embeddings), batch_stats | {'prototypes': {}}
         prototypes = params['prototypes']['rows']
         scores = jnp.matmul(embeddings, prototypes.T, precision=Precision.HIGHEST)
         everyone = jnp.stack([parallel.rows_of_all(stop_gradient(e)) for e in embeddings[:2]])
@@ -178,22 +180,6 @@ class SwAV(Task):
         queue = self._enqueue(state.extra['queue'], everyone, state.step)
         named = {f'crop{i}': crop for i, crop in enumerate(embeddings)}
         return loss, Aux(batch_stats, {'queue': queue}, {}, named, {'prototypes': assignments[0]})
-
-    def _embed(self, encoder, params, batch_stats, views):
-        """Unit embeddings [crops, b, D] of all crops; one pass per resolution, as the official."""
-        stats, pooled, rows = batch_stats['encoder'], [], views['large'].shape[0]
-        for crops in views.values():
-            images = jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
-            features = encoder(params['encoder'], stats, images)
-            stats = features.batch_stats
-            pooled.append(features.pooled)
-        variables = {'params': params['projector'], 'batch_stats': batch_stats['projector']}
-        embeddings, updated = self.projector.apply(
-            variables, jnp.concatenate(pooled), mutable=['batch_stats']
-        )
-        embeddings = embeddings.reshape(-1, rows, self.features)
-        new = {'encoder': stats, 'projector': updated['batch_stats'], 'prototypes': {}}
-        return embeddings, new
 
     def _assign(self, embeddings, queue, prototypes):
         """Assignments [B, K] of one crop's global batch, balanced together with a full queue."""

@@ -154,13 +154,19 @@ def _between(training: Training, state, epoch: int):
         return state
     host = jax.device_get(_whole(training, state))
 
-    def features_of() -> np.ndarray:
-        return corpus_features(
-            stage.encoder, mesh, host.parts['encoder'], stage.train.corpus,
-            stage.task.smallest_input, stage.facts.batch_size,
-        )  # fmt: skip
+    def changed(own):
+        def features_of() -> np.ndarray:
+            return corpus_features(
+                stage.encoder, mesh, own.parts['encoder'], stage.train.corpus,
+                stage.task.smallest_input, stage.facts.batch_size,
+            )  # fmt: skip
 
-    return _placed(training, stage.task.between(host, epoch, features_of))
+        return stage.task.between(own, epoch, features_of)
+
+    if not training.together:
+        return _placed(training, changed(host))
+    each = [changed(states.unstack(host, n)) for n in range(len(training.stages))]
+    return _placed(training, jax.device_get(states.stack(each)))
 
 
 def _placed(training: Training, state):

@@ -254,7 +254,7 @@ def rate_factor(settings: OptimizerSettings, total_steps: int, steps_per_epoch: 
             factor = floor + 0.5 * (1 - floor) * (1 + jnp.cos(jnp.pi * progress))
         elif settings.schedule == 'step':
             passed = sum(position >= drop for drop in drops)
-            factor = settings.step_factor ** jnp.asarray(passed, jnp.float32)
+            factor = settings.step_factor ** jnp.asarray(passed, float)
         else:
             factor = jnp.ones(())
         first = settings.warmup_ratio

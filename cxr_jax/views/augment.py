@@ -11,7 +11,10 @@ from cxr_jax.views import geometry, intensity
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Rotation, crop, flip, brightness and contrast, blur, in this order; 0 switches a part off."""
+    """Rotation, crop, flip, brightness and contrast, blur, solarisation, in this order.
+
+    0 switches a part off.
+    """
 
     # Range of the crop's area, share of the image.
     crop_scale: tuple[float, float] = setting((0.08, 1.0), above=0, at_most=1)
@@ -25,6 +28,8 @@ class Augmentation:
     blur: float = setting(0.0, at_least=0, at_most=1, neutral=0.0)  # probability of Gaussian blur
     # Pixels of the view: uniform in this range.
     blur_sigma: tuple[float, float] = setting((0.1, 2.0), at_least=0)
+    # Probability that the bright half of the grey values is inverted.
+    solarize: float = setting(0.0, at_least=0, at_most=1, neutral=0.0)
 
     def inactive(self) -> set[str]:
         """Fields that do nothing with the values of the others."""
@@ -33,7 +38,7 @@ class Augmentation:
 
     def __call__(self, key, image, size: int):
         """View [size, size, 1] of an image [R, R, 1] with values in [0, 1]."""
-        rotate_key, crop_key, jitter_key, blur_key = jax.random.split(key, 4)
+        rotate_key, crop_key, jitter_key, blur_key, solarize_key = jax.random.split(key, 5)
         if self.rotation > 0:
             limit = jnp.deg2rad(self.rotation)
             image = geometry.rotate(
@@ -53,4 +58,7 @@ class Augmentation:
                 view, jax.random.uniform(sigma_key, minval=low, maxval=high)
             )
             view = jnp.where(jax.random.bernoulli(apply_key, self.blur), blurred, view)
+        if self.solarize > 0:
+            apply = jax.random.bernoulli(solarize_key, self.solarize)
+            view = jnp.where(apply, intensity.solarize(view), view)
         return view

@@ -31,3 +31,8 @@ def gaussian_blur(image, sigma):
     rows, columns = blur_matrix(image.shape[0]), blur_matrix(image.shape[1])
     blurred = jnp.matmul(rows, image[..., 0], precision=Precision.HIGHEST)
     return jnp.matmul(blurred, columns.T, precision=Precision.HIGHEST)[..., None]
+
+
+def solarize(image):
+    """Values of 0.5 and more inverted, x -> 1 - x (Pillow's ImageOps.solarize at its threshold)."""
+    return jnp.where(image < 0.5, image, 1.0 - image)

@@ -83,21 +83,26 @@ def test_presets_set_every_field_they_name(recipe, readout):
     """A field or stage that does not exist would otherwise be left out silently. What is said of a
     task holds for every stage of it, what is said of a readout for each kind."""
     config = get_config(f'{EVERYTHING}_moco_swav,readout={readout},preset={recipe}')
-    seen = set()
-    for path, value in presets.RECIPES[recipe].items():
-        if not path.startswith('stage.'):
-            found = operator.attrgetter(path)(config)
-            assert found == value and type(found) is type(value), path
-            continue
-        kind, _, field = path.removeprefix('stage.').partition('.')
-        kind = readout if kind == 'readout' else kind
-        stages = [name for name in config.stage if kind_of(name) == kind]
-        assert len(stages) == (2 if kind in ('moco', 'swav') else 1), path
-        for name in stages:
-            found = operator.attrgetter(field)(config.stage[name])
-            assert found == value and type(found) is type(value), path
-            seen.add(name)
-    assert seen == ({*config.stage} if presets.RECIPES[recipe] else set())
+    expected, kinds = {}, TASKS | READOUTS
+    for name in config.stage:
+        kind, group = kind_of(name), 'readout' if name == readout else 'pretext'
+        for layer in presets.layers(recipe, kinds[kind].small):
+            # In a layer, what is said of a task is over what is said of all.
+            for section in (group, 'own', kind):
+                for path, value in layer.items():
+                    if path.startswith(f'stage.{section}.'):
+                        field = path.removeprefix(f'stage.{section}.')
+                        expected[f'stage.{name}.{field}'] = value
+    for layer in presets.layers(recipe, {}):
+        for path, value in layer.items():
+            assert not path.startswith('stage.') or path.split('.')[1] in (
+                *kinds, 'pretext', 'readout',
+            )  # fmt: skip
+            expected |= {} if path.startswith('stage.') else {path: value}
+    assert expected or recipe == 'papers'
+    for path, value in expected.items():
+        found = operator.attrgetter(path)(config)
+        assert found == value and type(found) is type(value), path
 
 
 def test_stages_are_configured_alike_in_every_curriculum():

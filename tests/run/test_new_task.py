@@ -47,6 +47,8 @@ class Groups(Task):
     takes: ClassVar[tuple[str, ...]] = ('encoder', 'centroids')
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'centroids')
     recipe: ClassVar[dict] = {'optimizer.lr': 0.02}
+    rules: ClassVar[dict[str, dict]] = {'centroids': {'momentum': False, 'scheduled': False}}
+    by_image: ClassVar[tuple[str, ...]] = ('memory', 'groups')
 
     def resolve(self, facts):
         return dataclasses.replace(self, images=facts.images), {}
@@ -62,8 +64,8 @@ class Groups(Task):
         width = encoder.feature_width
         rows = unit_rows(jax.random.normal(key, (self.number, width)))
         extra = {
-            'memory': jnp.zeros((self.images, width)),
-            'groups': jnp.zeros(self.images, jnp.int32),
+            'memory': jnp.zeros((parallel.padded(self.images), width)),
+            'groups': jnp.zeros(parallel.padded(self.images), jnp.int32),
         }
         return {'centroids': {'rows': rows}}, {'centroids': {}}, extra
 
@@ -71,25 +73,25 @@ class Groups(Task):
         features = encoder(params['encoder'], state.batch_stats['encoder'], views['image'])
         own, memory = unit_rows(features.pooled), state.extra['memory']
         logits = 4 * jnp.matmul(own, params['centroids']['rows'].T, precision='highest')
-        groups = state.extra['groups'][views['row']]
+        groups = parallel.take(state.extra['groups'], views['row'])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, groups).mean()
-        rows = parallel.rows_of_all(views['row'])
-        new = parallel.rows_of_all(jax.lax.stop_gradient(own))
-        mixed = self.momentum * memory[rows] + (1 - self.momentum) * new
-        extra = state.extra | {'memory': memory.at[rows].set(mixed)}
+        old = parallel.take(memory, views['row'])
+        mixed = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(own)
+        extra = state.extra | {'memory': parallel.put(memory, views['row'], mixed)}
         batch_stats = {'encoder': features.batch_stats, 'centroids': {}}
         return loss, Aux(batch_stats, extra, {}, {'image': own})
 
     def between(self, state, epoch, features_of):
         BORDERS.append((epoch, features_of()))
         features = centred(BORDERS[-1][1])
-        rows, groups = state.params['centroids']['rows'], state.extra['groups']
+        rows, groups = state.params['centroids']['rows'], state.extra['groups'][: self.images]
         if epoch:
             members = [features[groups == k] for k in range(self.number)]
             pairs = zip(members, rows, strict=True)
             means = [each.mean(0) if len(each) else row for each, row in pairs]
             rows = np.stack([mean / np.linalg.norm(mean) for mean in means]).astype(rows.dtype)
-        groups = (features @ rows.T).argmax(1).astype(np.int32)
+        groups = np.zeros_like(state.extra['groups'])
+        groups[: self.images] = (features @ rows.T).argmax(1)
         params = state.params | {'centroids': {'rows': rows}}
         return state.replace(params=params, extra=state.extra | {'groups': groups})
 
@@ -124,7 +126,8 @@ def test_it_trains(whole):
     state = tiny.saved(directory.finished, tiny.STEPS)
     epoch_before = tiny.saved(directory.finished, tiny.STEPS // 2)
     features, rows = centred(borders[1][1]), epoch_before['params/centroids/rows']
-    np.testing.assert_array_equal(epoch_before['extra/groups'], (features @ rows.T).argmax(1))
+    groups = epoch_before['extra/groups'][: each.facts.images]
+    np.testing.assert_array_equal(groups, (features @ rows.T).argmax(1))
     assert len(set(state['extra/groups'].tolist())) > 1
     np.testing.assert_array_equal(state['extra/groups'], epoch_before['extra/groups'])
     assert np.abs(state['params/centroids/rows'] - rows).max() > 1e-4

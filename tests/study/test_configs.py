@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from configs.studies import label_fraction
+from configs.studies import label_fraction, single_tasks
 from configs.study import SIIM_TASKS, curricula, get_config, over
 from cxr_jax.study.comparison import check
 from cxr_jax.study.grid import axes_of, cells, layout_of, run_config
@@ -15,6 +15,7 @@ STUDIES = {
     'demo': lambda: get_config('demo'),
     'siim_study': lambda: get_config('siim_study'),
     'orderings': lambda: get_config('orderings,length=2,preset=demo'),
+    'single_tasks': lambda: single_tasks.get_config('preset=small,readout=classify'),
     'label_fraction': label_fraction.get_config,
     'findings': lambda: label_fraction.get_config('preset=siim_study,readout=findings'),
 }
@@ -46,9 +47,11 @@ def test_the_reference_study():
     assert [search.epochs for search in searches.values()] == [20, 20, 20, 20, 70]
 
 
-def test_orderings_are_those_of_the_registered_tasks():
+def test_orderings_are_those_of_the_named_tasks():
     names = get_config('orderings,length=2,preset=demo').axes.curriculum
-    assert len(set(names)) == len(names) == 1 + len(TASKS) + math.perm(len(TASKS), 2)
+    assert len(set(names)) == len(names) == 1 + 4 + math.perm(4, 2)
+    named = get_config('orderings,tasks=rot_moco_swav,length=3,preset=demo').axes.curriculum
+    assert len(set(named)) == len(named) == 1 + 3 + 6 + 6 and 'swav_rot_moco' in named
     assert curricula(('a', 'b', 'c'), (2,), first='b') == ('b_a', 'b_c')
     assert curricula(('a', 'b'), (1, 2)) == ('a', 'b', 'a_b', 'b_a')
     findings = get_config('orderings,length=1,preset=demo,readout=findings').run
@@ -62,6 +65,9 @@ def test_orderings_are_those_of_the_registered_tasks():
         'nothing',
         'thesis,length=2',
         'orderings,length=99',
+        'orderings,tasks=moco_rot,length=3',
+        'orderings,tasks=nothing',
+        'demo,tasks=moco',
         'demo,preset=x',
         'demo,x',
         'demo,readout=x',

@@ -1,5 +1,6 @@
 """One step of a task outside the train loop: a tiny encoder, its state, loss and gradients."""
 
+import functools
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ class TinyNetwork(nn.Module):
     stages = ('first', 'last')
     feature_width = 6
     smallest_image = 1
+    dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool, groups: int = 1):
@@ -74,6 +76,7 @@ def random_batch(task, seed=0) -> dict:
     return {'image': images} | {name: fields[name] for name in task.needs}
 
 
+@functools.cache
 def compiled_loss(task, encoder, devices: int = 1):
     """Compiled (params, other fields of the state, views [B, ...]) -> ((loss, gradients,
     batch_stats, extra, metrics), embeddings)."""
@@ -89,7 +92,20 @@ def compiled_loss(task, encoder, devices: int = 1):
         return replicated, aux.embeddings
 
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    return parallel.sharded(step, mesh, (False, False, True), (False, True))
+
+    def on_mesh(params, state, views):
+        extra = by_image(task, state['extra'])
+        rest = {name: extra if name == 'extra' else False for name in state}
+        replicated = False, False, False, extra, False
+        mapped = parallel.sharded(step, mesh, (False, rest, True), (replicated, True))
+        return mapped(params, state, views)
+
+    return jax.jit(on_mesh)
+
+
+def by_image(task, extra) -> dict:
+    """Which entries of `extra` are spread over the mesh."""
+    return {name: name in task.by_image for name in extra}
 
 
 def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNamespace:
@@ -99,6 +115,14 @@ def run_loss(task, encoder, state, views: dict, devices: int = 1) -> SimpleNames
     replicated, embeddings = jax.device_get(results)
     names = ('loss', 'gradients', 'batch_stats', 'extra', 'metrics')
     return SimpleNamespace(**dict(zip(names, replicated, strict=True)), embeddings=embeddings)
+
+
+def abstract_after_update(task, state) -> tuple:
+    """Shapes of the parameters and the extra that Task.after_update makes of the state's."""
+    spread = False, by_image(task, state.extra)
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    changed = parallel.sharded(lambda *both: task.after_update(*both, 0), mesh, spread, spread)
+    return jax.eval_shape(changed, state.params, state.extra)
 
 
 def make_views(task, batch: dict) -> dict:

@@ -16,6 +16,7 @@ from tests.tasks.one_step import (
     BATCH,
     NAMES,
     SIZE,
+    abstract_after_update,
     facts,
     first_state,
     make_views,
@@ -32,7 +33,11 @@ SETTINGS = {
         'queue_size': 0, 'prototypes': 4, 'hidden': 'auto', 'features': 5, 'small_size': 12,
         'small_crops': 2,
     },
+    'odc': {'clusters': 4, 'hidden': 16, 'features': 16},
     'relloc': {'dropout': 0.25},
+    'jigsaw': {'permutations': 6, 'hidden': 8},
+    'lejepa': {'projector': (8, 5), 'slices': 4, 'small_size': 12, 'small_crops': 2},
+    'genesis': {'width': 2},
 }  # fmt: skip
 
 
@@ -88,8 +93,8 @@ def test_parts(name):
     for found, expected in ((result.batch_stats, state.batch_stats), (result.extra, state.extra)):
         assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert state.batch_stats.keys() == state.params.keys()
-    params, extra = task.after_update(state.params, state.extra, 0)
-    assert jax.tree.structure((params, extra)) == jax.tree.structure((state.params, state.extra))
+    after = abstract_after_update(task, state)
+    assert jax.tree.structure(after) == jax.tree.structure((state.params, state.extra))
 
 
 @pytest.mark.parametrize('name', EVERYONE)

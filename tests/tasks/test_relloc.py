@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from cxr_jax.models.dropout import kept_units
 from cxr_jax.models.norm import BatchNorm
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.relloc import RelativeLocation
@@ -26,7 +27,7 @@ def many_views(task, image, n=400):
 
 def test_patches_lie_in_their_cells_and_move_freely():
     """Pixels that tell where they are; every corner that fits its cell is met."""
-    assert (TASK.cell, TASK.patch) == (CELL, PATCH)
+    assert (TASK.grid.cell, TASK.grid.patch) == (CELL, PATCH)
     image = jnp.arange(900.0).reshape(30, 30, 1)
     patches = many_views(TASK, image)[..., 0]
     assert patches.shape == (400, 9, PATCH, PATCH)
@@ -41,7 +42,7 @@ def test_patches_lie_in_their_cells_and_move_freely():
 
 def test_the_reference_patches_are_64_of_85_pixels():
     task = RelativeLocation()
-    assert (task.image_size, task.cell, task.patch) == (255, 85, 64)
+    assert (task.image_size, task.grid.cell, task.smallest_input) == (255, 85, 64)
     assert round(task.image_size * task.short_side) == 292
 
 
@@ -116,11 +117,9 @@ def test_loss_and_statistics_are_those_of_two_passes(step):
     np.testing.assert_allclose(pair['var'], 0.997 + 0.003 * hidden.var(0, ddof=1), rtol=1e-5)
 
 
-def test_dropout_keeps_the_asked_share_and_scales_it(step):
-    task = dataclasses.replace(TASK, dropout=0.25)
-
+def test_dropout_keeps_the_asked_share_and_scales_it():
     def function(key):
-        return task._kept_units(key, 400, 50)
+        return kept_units(key, 400, 50, 0.25)
 
     mesh = parallel.data_mesh(jax.devices()[:1])
     kept = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=PartitionSpec(),
