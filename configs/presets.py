@@ -37,10 +37,17 @@ SIIM_STUDY = {
     'stage.swav.task.augment.rotation': 10.0,
     'stage.swav.task.augment.jitter': 0.0,
     'stage.swav.task.augment.blur': 0.0,
-    'stage.readout.batch_size': 64,
-    'stage.readout.epochs': 150,
-    'stage.readout.optimizer.lr': 0.01,
-    'stage.readout.optimizer.schedule': 'constant',
+    # Readouts of frozen features have settings of their own.
+    **{
+        f'stage.{readout}.{field}': value
+        for readout in ('classify', 'findings')
+        for field, value in {
+            'batch_size': 64,
+            'epochs': 150,
+            'optimizer.lr': 0.01,
+            'optimizer.schedule': 'constant',
+        }.items()
+    },
 }
 
 # Hundreds or thousands of small grey images on two CPU cores, minutes per stage: what each task

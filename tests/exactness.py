@@ -18,6 +18,7 @@ from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.tasks.base import Facts
+from cxr_jax.tasks.distil import Distillation, Distilled
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.step import make_train_step
@@ -55,6 +56,7 @@ CASES = {
     }),
     'jigsaw': ('jigsaw', {'image_size': 48, 'permutations': 10, 'hidden': 8}),
     'classify': ('classify', {}),
+    'rot, distilled': ('rot', {'distil': 'cassle'}),
 }  # fmt: skip
 
 
@@ -78,9 +80,11 @@ def make_encoder(contract: Contract) -> Encoder:
 def compiled_step(case: str, mesh):
     """(train step, state at step 0) of the case, in float64."""
     name, settings = CASES[case]
-    kinds = TASKS | READOUTS
-    task = dataclasses.replace(kinds[name](image_size=SIZE), **settings)
+    kinds, own = TASKS | READOUTS, {k: v for k, v in settings.items() if k != 'distil'}
+    task = dataclasses.replace(kinds[name](image_size=SIZE), **own)
     task, _ = task.resolve(FACTS)
+    if 'distil' in settings:
+        task = Distilled(task, Distillation(settings['distil']))
     encoder = make_encoder(Contract(48, 8, 1, 'full', mean=0.5, std=0.25, fill=0.5))
     optimizer_settings = read_stage(name, stage_config(name).to_dict()).optimizer
     factor = rate_factor(optimizer_settings, STEPS, FACTS.steps_per_epoch)

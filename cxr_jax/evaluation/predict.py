@@ -29,15 +29,19 @@ class Predictions:
     labels: np.ndarray  # values of the target: int [N], or [N, K] for findings
     patients: np.ndarray  # [N] str: the patient, or the study where no patient is known
     image_ids: np.ndarray  # [N] str
-    ail: np.ndarray  # [N], NaN without a lung mask or without positive activation
-    lung_area: np.ndarray  # [N], NaN without a lung mask
-    box_attention: np.ndarray  # [N], NaN without lesion boxes or without positive activation
-    box_area: np.ndarray  # [N], NaN without lesion boxes
-    cams: np.ndarray  # [N, h, w] of the name with the highest score, as small as the feature map
+    # Of the maps; None of a readout without evidence for them.
+    ail: np.ndarray | None = None  # [N], NaN without a lung mask or without positive activation
+    lung_area: np.ndarray | None = None  # [N], NaN without a lung mask
+    # [N], NaN without lesion boxes or without positive activation.
+    box_attention: np.ndarray | None = None
+    box_area: np.ndarray | None = None  # [N], NaN without lesion boxes
+    # [N, h, w] of the name with the highest score, as small as the feature map.
+    cams: np.ndarray | None = None
 
     def table(self) -> dict[str, np.ndarray]:
-        """What measures are computed from."""
-        return {name: getattr(self, name) for name in TABLE}
+        """What measures are computed from: those of TABLE that there are."""
+        columns = {name: getattr(self, name) for name in TABLE}
+        return {name: column for name, column in columns.items() if column is not None}
 
 
 @functools.lru_cache(maxsize=8)
@@ -53,9 +57,10 @@ def _compiled(readout, encoder, mesh, maps: bool):
         images = jax.vmap(lambda x: resize(x, size))(encoder.contract.images(batch))
         features = encoder(params['encoder'], stats['encoder'], images, train=False)
         scores = readout.scores(readout.logits(params, features))
-        if not maps:
+        evidence = readout.evidence(params) if maps else None
+        if evidence is None:
             return {'scores': scores}
-        cams = class_activation_map(features.last, readout.evidence(params), scores.argmax(-1))
+        cams = class_activation_map(features.last, evidence, scores.argmax(-1))
         masks = jax.vmap(lambda x: resize_mask(x, size))(batch['lung_mask'])[..., 0]
         return {
             'scores': scores,
@@ -102,16 +107,19 @@ def predict(
     """Predictions for every image of `corpus`; `parts` {part: {'params', 'batch_stats'}}."""
     rows = []
     for outputs, batch in _outputs(readout, encoder, parts, corpus, mesh, batch_size, True):
-        large = np.asarray(enlarge(jnp.asarray(outputs['cams']), readout.image_size))
-        inside, area = attention_inside_boxes(large, batch['boxes'], corpus.size)
-        outputs |= {'box_attention': inside, 'box_area': area}
-        outputs['has_mask'] = np.asarray(batch['has_lung_mask'], bool)
+        if 'cams' in outputs:
+            large = np.asarray(enlarge(jnp.asarray(outputs['cams']), readout.image_size))
+            inside, area = attention_inside_boxes(large, batch['boxes'], corpus.size)
+            outputs |= {'box_attention': inside, 'box_area': area}
+            without = ~np.asarray(batch['has_lung_mask'], bool)
+            for name in ('ail', 'lung_area'):
+                outputs[name] = np.where(without, np.nan, outputs[name])
         rows.append({name: np.asarray(v)[batch['valid']] for name, v in outputs.items()})
-    found = _joined(rows)
-    without = ~found.pop('has_mask')
-    found |= {name: np.where(without, np.nan, found[name]) for name in ('ail', 'lung_area')}
     return Predictions(
-        labels=labels, patients=corpus.groups, image_ids=corpus.column('image_id'), **found
+        labels=labels,
+        patients=corpus.groups,
+        image_ids=corpus.column('image_id'),
+        **_joined(rows),
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cxr_jax.models.norm import BatchNorm
 
 
-def torch_linear(features: int, inputs: int, name: str, bias: bool) -> nn.Dense:
+def torch_linear(features: int, inputs: int, name: str, bias: bool = True) -> nn.Dense:
     """Linear layer with PyTorch's default initialisation, U(+-1/sqrt(inputs)), bias included."""
 
     def uniform(key, shape, dtype=jnp.float32):

@@ -12,17 +12,30 @@
     stages: list of {stage (its id): str, fold: int from 0 or None (of all folds),
            key, parent_key ('' for the first): str, epochs, steps, batch_size, learning_rate,
            wall_seconds, images_per_second: numbers,
-           metrics: {'loss', 'chance_loss', 'accuracy', ...}: final values, all optional,
+           metrics: {'loss', 'chance_loss', 'accuracy', ...}: final values, all optional; of a
+               stage that is distilled into, 'loss' is made of 'task_loss' and 'distil_loss',
            resumed: int (times), reused: bool (found finished, not trained again),
            search: its search.json or None,
            notes: list of str (the values that 'auto' resolved to, what the search chose),
+           alarms: list of {'alarm' of cxr_jax.evaluation.alarms, 'from', 'to': steps, 'to' None
+               where it was on at the end}, optional,
            data: {'sets': [{'name', 'images'}], 'images', 'patients', 'balance': str,
                'left_out': {'images', 'same_patient', 'same_content'} or None}}
     test: what cxr_jax.evaluation.measures.evaluate returns, or None without a readout
+    no_maps: str, why there are no activation maps ('' if there are, or without a readout)
     attention, boxes: attention inside the lungs and inside the lesion boxes, or None: {'images',
            'ail', 'lung_area', 'excess': figures, 'without_mask', 'without_activation': images,
            'per_name': [{'name', 'images', 'ail', 'lung_area', 'excess'}]}; of the boxes
            'box_attention', 'box_area', 'without_boxes'
+    retention: what later stages forget of earlier ones, or None: {'fold': int from 0 or None,
+           'images': validation images, 'confidence', 'draws': of views,
+           'stages': names in order,
+           'rows': of each stage that another follows {'stage', 'measure': str, 'unit', 'chance',
+               'higher_is_better', 'images', 'over': 'patients' or 'draws' (the intervals),
+               'cells': after it and after each later stage {'figure', 'change' (since after it)}},
+           'probe': a probe fitted to each encoder, or None: {'title', 'meaning', 'unit', 'chance',
+               'higher_is_better', 'images', 'fitted': training images, 'figures': before the first
+               stage and after each one}}
     bundles: list of str, the folders of what the run leaves: of its last stage, in each fold
     params_sha256: list of str, of the same
     bytes: what the folders of the finished stages take on disk

@@ -81,6 +81,11 @@ def attention_cautions(attention: dict, region: str) -> list[str]:
     return found
 
 
+def no_maps_section(reason: str) -> Section:
+    """What stands where attention would."""
+    return Section('Where the model looks', (Text(literal(reason)),))
+
+
 def attention_section(attention: dict, exclusive: bool) -> Section:
     told = [Text(attention_sentence(attention))]
     if attention['images']:

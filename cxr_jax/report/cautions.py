@@ -1,8 +1,9 @@
 """Sentences the numbers force: what a reader must know before believing them."""
 
+from cxr_jax.evaluation.alarms import MEANINGS
 from cxr_jax.report.attention import attention_cautions
 from cxr_jax.report.blocks import literal
-from cxr_jax.report.formats import decimal, interval, is_known, listed, number
+from cxr_jax.report.formats import decimal, interval, is_known, listed, number, plain
 from cxr_jax.report.measures import headline_of, measure_of
 
 NO_PATIENT_IDS = (
@@ -37,14 +38,24 @@ def stage_title(stage: dict) -> str:
 
 def _stage_cautions(stage: dict) -> list[str]:
     loss, chance = stage['metrics'].get('loss'), stage['metrics'].get('chance_loss')
+    found = [_alarm(stage, **alarm) for alarm in stage.get('alarms', [])]
     if loss is not None and not is_known(loss):
         return [f'The loss of stage {stage_title(stage)} is not finite: its training diverged.']
     if is_known(loss) and is_known(chance) and loss >= chance:
-        return [
+        found.append(
             f'Stage {stage_title(stage)} ended at a loss of {decimal(loss)}, not below its chance '
             f'level of {decimal(chance)}.'
-        ]
-    return []
+        )
+    return found
+
+
+def _alarm(stage: dict, **span) -> str:
+    """`span`: 'alarm', and the steps 'from' and 'to' which it was on."""
+    until = 'on' if span['to'] is None else f'to step {span["to"]}'
+    return (
+        f'Stage {stage_title(stage)}, from step {span["from"]} of {plain(stage["steps"])} {until}: '
+        f'{MEANINGS[span["alarm"]]}.'
+    )
 
 
 def _test_cautions(test: dict) -> list[str]:

@@ -2,7 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from cxr_jax.report.attention import REGIONS, attention_section, boxes_sections
+from cxr_jax.report.attention import (
+    REGIONS,
+    attention_section,
+    boxes_sections,
+    no_maps_section,
+)
 from cxr_jax.report.blocks import (
     Block,
     Cautions,
@@ -19,6 +24,7 @@ from cxr_jax.report.cautions import cautions
 from cxr_jax.report.console import to_console
 from cxr_jax.report.formats import NOT_AVAILABLE, confidence, listed, plain
 from cxr_jax.report.measures import meanings
+from cxr_jax.report.retention import retention_sections, retention_tables
 from cxr_jax.report.stages import data_blocks, disk_blocks, left_behind, stage_blocks, stage_table
 from cxr_jax.report.tested import figures_table, names_table, test_blocks
 
@@ -27,6 +33,9 @@ PICTURES = {
     'roc.png': 'ROC curve of each class against the rest, or of each finding',
     'gallery.png': 'Test images with the class activation map of what the model finds',
     'curves.png': 'Training loss of every stage',
+    'health.png': 'Embeddings of the training batches of every stage, and probes of its frozen '
+    'features on the validation images; shaded where an alarm was on',
+    'pretext.png': 'What pretext stages make of validation images',
 }
 
 
@@ -55,8 +64,13 @@ def run_summary(results: dict) -> list[Block]:
         stage_table(results),
         *data_blocks(results),
         *disk_blocks(results),
+        *retention_tables(results['retention']),
         *(
-            [figures_table(results), names_table(results)]
+            [
+                figures_table(results),
+                names_table(results),
+                *([Text(literal(results['no_maps']))] if results['no_maps'] else []),
+            ]
             if results['test']
             else [Text(left_behind(results))]
         ),
@@ -82,10 +96,14 @@ def run_page(results: dict, pictures: Collection[str]) -> list[Block]:
         Cautions(tuple(cautions(results))),
         *setting_blocks(results['data'], _setting(results)),
         found,
+        *([no_maps_section(results['no_maps'])] if results['no_maps'] else []),
         *([attention_section(attention, results['data']['exclusive'])] if attention else []),
         *boxes_sections(results['boxes']),
         *shown('gallery.png'),
-        Section('Training', (*stage_blocks(results), *shown('curves.png'))),
+        Section('Training', (
+            *stage_blocks(results), *shown('curves.png', 'health.png', 'pretext.png'),
+        )),
+        *retention_sections(results['retention']),
         *([Section('How to read the numbers', (Items(_reading(results)),))] if results['test']
           else []),
         Section('How to reproduce', tuple(_reproduction(results))),

@@ -47,13 +47,18 @@ def stage_table(results: dict) -> Table:
         'steps': lambda stage: plain(stage['steps']),
         'batch': lambda stage: plain(stage['batch_size']),
         'learning rate': lambda stage: plain(stage['learning_rate']),
-        'final loss': lambda stage: decimal(stage['metrics'].get('loss')),
+        'final loss': lambda stage: decimal(own_loss(stage['metrics'])),
         'chance loss': lambda stage: decimal(stage['metrics'].get('chance_loss')),
         'train accuracy': lambda stage: percent(stage['metrics'].get('accuracy')),
+        'distillation': lambda stage: (
+            decimal(stage['metrics']['distil_loss']) if 'distil_loss' in stage['metrics'] else '-'
+        ),
         'time': lambda stage: duration(stage['wall_seconds']),
         'images/s': lambda stage: plain(stage['images_per_second'], 3),
         'remarks': _remarks,
     }
+    if not any('distil_loss' in stage['metrics'] for stage in stages):
+        del told['distillation']
     short = {name: told[name] for name in ('epochs', 'steps', 'batch')}
     short |= {
         'rate': lambda stage: plain(stage['learning_rate'], 3),
@@ -74,6 +79,11 @@ def stage_table(results: dict) -> Table:
     for (name, *fold), stage in zip(names[1:], stages, strict=True):
         first.append([f'{_number(results, stage)}{name} {code(stage["key"][:12])}', *fold])
     return with_columns(first, told, short=with_columns(names, short))
+
+
+def own_loss(metrics: dict) -> float | None:
+    """The loss of a stage's own task, which chance is told for: without what is distilled."""
+    return metrics.get('task_loss', metrics.get('loss'))
 
 
 def _names(results: dict) -> list[list[str]]:

@@ -2,8 +2,21 @@
 
 import dataclasses
 
-from cxr_jax.run.search import candidate_rates
-from cxr_jax.train.stage import StageSettings
+import numpy as np
+
+from cxr_jax.train.stage import SearchSettings, StageSettings
+
+
+def candidate_rates(search: SearchSettings, seed: int) -> list[float]:
+    """The rates that are tried: an even grid, or draws for the protocol `sampled`."""
+    low, high, count = search.low, search.high, search.count
+    if search.protocol == 'sampled':
+        draws = np.random.default_rng(seed).uniform(size=count)
+        places = np.sort(draws)
+    else:
+        places = np.linspace(0, 1, count)
+    rates = low * (high / low) ** places if search.log else low + (high - low) * places
+    return [float(f'{rate:.6g}') for rate in rates]
 
 
 def candidates(settings: StageSettings, seed: int) -> list[StageSettings]:

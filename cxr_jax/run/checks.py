@@ -60,12 +60,13 @@ def check_images(
             )
     if tested is not None:
         _check_labels(data, images[data.settings.readout][0], tested)
-    _check_searches(data, validation)
+    _check_judged(data, validation)
+    _check_probed(data, validation)
 
 
 def _check_labels(data: Data, train: Labelled, tested: Labelled) -> None:
     target, own, readout = data.target, data.own, data.settings.readout
-    if data.settings.stages[readout].task.exclusive != target.exclusive:
+    if data.settings.stages[readout].task.exclusive not in (None, target.exclusive):
         kinds = ('one class an image', 'classify'), ('several findings an image', 'findings')
         kind, other = kinds[not target.exclusive]
         raise UserError(
@@ -88,15 +89,35 @@ def _check_labels(data: Data, train: Labelled, tested: Labelled) -> None:
             )
 
 
-def _check_searches(data: Data, validation: Labelled | None) -> None:
+def _check_judged(data: Data, validation: Labelled | None) -> None:
+    """UserError if images of the validation split decide something, and there are none."""
     settings = data.settings
-    searched = [n for n, stage in settings.stages.items() if stage.search.protocol != 'off']
-    if not searched:
+    judged = [name for name, stage in settings.stages.items() if stage.judged]
+    if not judged:
         return
-    unlabelled = settings.readout in searched and not validation.images
+    unlabelled = settings.readout in judged and not validation.images
     if any(splits is None or not len(splits.validation) for splits in data.splits) or unlabelled:
         raise UserError(
-            f'There are no validation images, and the search of {", ".join(searched)} is judged by '
-            'them. Prepare the data with more patients, or switch the search off '
-            f'(--config.stage.{searched[0]}.search.protocol=off).'
+            'There are no validation images, and the search or the early stopping of '
+            f'{", ".join(judged)} is judged by them. Prepare the data with more patients, or '
+            f'switch both off (--config.stage.{judged[0]}.search.protocol=off, .early_stop.by=none '
+            'or one of rank, sigreg).'
+        )
+
+
+def _check_probed(data: Data, validation: Labelled | None) -> None:
+    """UserError if frozen features are to be probed without labelled validation images."""
+    settings = data.settings
+    asked = [
+        f'--config.stage.{name}.early_stop.by=probe'
+        for name, stage in settings.stages.items()
+        if stage.early_stop.by == 'probe'
+    ]
+    if settings.run.monitor.probe_epochs:
+        asked.append(f'--config.monitor.probe_epochs={settings.run.monitor.probe_epochs}')
+    if asked and (validation is None or not validation.images):
+        raise UserError(
+            f'{asked[0]} reads frozen features out on labelled validation images, and this run has '
+            'none. Give it a readout and a set with validation images (of cross-validation, only '
+            'a run in which a search or early stopping needs them has any), or leave it out.'
         )

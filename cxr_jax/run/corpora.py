@@ -123,7 +123,7 @@ def gather_data(settings: Settings, sets: dict[str, PreparedSet]) -> Data:
 
 
 def _folds(settings: Settings, own: PreparedSet, target: Target | None) -> list[Splits]:
-    """Every image tested once; where a search needs validation images, the next fold's."""
+    """Every image tested once; where validation images decide something, the next fold's."""
     folds, whole = settings.run.data.folds, own.corpus()
     if target is None:
         raise UserError(
@@ -131,11 +131,12 @@ def _folds(settings: Settings, own: PreparedSet, target: Target | None) -> list[
         )
     if folds < 2:
         raise UserError(f'--config.data.folds={folds} must be 0 (none), or 2 or more.')
-    searched = any(stage.search.protocol != 'off' for stage in settings.stages.values())
+    searched = any(stage.judged for stage in settings.stages.values())
     if searched and folds < 3:
         raise UserError(
             f'--config.data.folds={folds} leaves nothing to train on beside a fold for the test '
-            'and one for the search of the learning rate; use 3 or more, or switch the search off.'
+            'and one for the search of the learning rate or early stopping; use 3 or more, or '
+            'switch them off.'
         )
     number = whole.folds(folds, FOLD_SEED, target.strata(whole))
     found = []

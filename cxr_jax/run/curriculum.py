@@ -1,10 +1,14 @@
 """The method, top to bottom: encoder -> stage -> stage -> readout -> evaluation -> report."""
 
+import functools
 import pathlib
 
 from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
+from cxr_jax.run import retention
 from cxr_jax.run.initial import initial_parts
+from cxr_jax.run.monitors import monitors_of
+from cxr_jax.run.pictures import pretext_pictures
 from cxr_jax.run.plan import Branch, Plan
 from cxr_jax.run.results import (
     PREDICTIONS_FILE,
@@ -14,6 +18,7 @@ from cxr_jax.run.results import (
     gallery_of,
     origin,
     save_table,
+    watched,
     whole_table,
 )
 from cxr_jax.run.stage import Outcome, Place, run_stage
@@ -45,7 +50,8 @@ def run(plan: Plan, workdir: pathlib.Path, banner: str = '', command: str = '') 
 
 def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
     settings, mesh = plan.settings.run, parallel.data_mesh()
-    place = Place(store_of(plan, workdir), mesh, settings.keep, settings.monitor.health_epochs)
+    watch = functools.partial(monitors_of, settings.monitor, mesh)
+    place = Place(store_of(plan, workdir), mesh, settings.keep, watch)
     announce(plan, mesh)
 
     # 1. The stages of every branch (one, or one a fold), then its readout on its test images.
@@ -59,10 +65,17 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
                 tested.labels, mesh, settings.eval.batch_size,
             ))  # fmt: skip
 
-    # 2. The report; out of fold, every image is tested once.
+    # 2. What later stages forget of earlier ones (of folds, in the first).
+    kept = None
+    if settings.monitor.retention:
+        first = plan.branches[0]
+        kept = retention.measure(plan, first, initial_parts(plan, first), outcomes[0], mesh)
+
+    # 3. The report; out of fold, every image is tested once.
     def write_all() -> dict:
         table = whole_table(predictions) if predictions else None
         results = assemble(plan, outcomes, table, workdir.name, banner, command)
+        results['retention'] = kept
         if table:
             write_atomically(workdir / PREDICTIONS_FILE, lambda path: save_table(path, table))
         report.write_report(
@@ -71,6 +84,8 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
             curves=[outcome.metrics for branch in outcomes for outcome in branch],
             predictions=table,
             gallery=gallery_of(plan, predictions) if predictions else None,
+            watched=[watched(outcome) for branch in outcomes for outcome in branch],
+            pretext=pretext_pictures(plan, outcomes),
         )
         return results
 

@@ -8,12 +8,14 @@ from cxr_jax.run.candidates import candidates, describe
 from cxr_jax.run.checks import check_batch, check_contract, check_images
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.settings import Settings, kind_of, read_config
+from cxr_jax.run.teacher import before_the_first, distillation_of
 from cxr_jax.run.weights import bundled_contract, told_of, weights_hash
 from cxr_jax.store.identity import active, key_of
 from cxr_jax.tasks.base import Facts
-from cxr_jax.train.stage import Labelled, Search, Stage, StageSettings, stage_seed
+from cxr_jax.tasks.distil import Distillation
+from cxr_jax.train.stage import Labelled, Probed, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.corpus import LeftOut
+from data_pipelines.prepared.corpus import Corpus, LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
@@ -75,21 +77,32 @@ class _Planner:
             tested = self._data.labelled(splits.test)
             validation = self._data.labelled(splits.validation)
         check_images(self._data, images, tested, validation)
+        probed = self._probed(images, validation)
         encoder, stages, parent = self._encoder(images, splits), [], None
+        before = before_the_first(self._settings.run)
         own = [splits.held_out] if splits else []
         check_contract(encoder.contract, [*(train.corpus for train, _ in images.values()), *own])
         for name, settings in self._settings.stages.items():
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None
             judged = validation if name == self._settings.readout else judged
-            of_stage = _OfStage(name, train, judged, left_out, encoder, parent)
+            of_stage = _OfStage(name, train, judged, left_out, encoder, parent, before, probed)
             stage, notes = self._stage(of_stage, settings)
             if not stages and self._settings.run.encoder.weights:
                 notes = [*notes, *told_of(self._settings.run.encoder.weights)]
             self.notes.setdefault(name, notes)
             stages.append(stage)
-            parent = stage.key
+            parent, before = stage.key, stage.kind
         return Branch(fold, encoder, tuple(stages), tested)
+
+    def _probed(self, images: dict, validation: Labelled | None) -> Probed | None:
+        """What frozen features are read out on, as far as the run has labels."""
+        if validation is None or not validation.images:
+            return None
+        readout, target = self._settings.readout, self._data.target
+        size = self._settings.stages[readout].task.image_size
+        train, _ = images[readout]
+        return Probed(train, validation, target.names, target.exclusive, size)
 
     def _encoder(self, images: dict, splits: Splits | None) -> Encoder:
         """The encoder, and what it sees: the statistics are those of the first stage's images.
@@ -123,6 +136,8 @@ class _Planner:
 
     def _resolved(self, of: '_OfStage', settings: StageSettings) -> tuple[Stage, list[str]]:
         run, name = self._settings.run, of.name
+        if not settings.task.trains:
+            settings = dataclasses.replace(settings, epochs=0)
         images, batch = of.train.images, settings.batch_size
         reads_out = name == self._settings.readout
         check_batch(f'stage.{name}.batch_size', batch, self._devices)
@@ -143,11 +158,13 @@ class _Planner:
             feature_width=of.encoder.feature_width,
             names=self._data.target.names if reads_out else (),
             exclusive=not reads_out or self._data.target.exclusive,
+            counts=self._data.target.balance(of.train.corpus) if reads_out else (),
         )
         try:
             task, reasons = settings.task.resolve(facts)
         except UserError as error:
             raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
+        distillation = distillation_of(name, settings, of.before)
         least = of.encoder.smallest_image
         if task.smallest_input < least:
             raise UserError(
@@ -157,8 +174,10 @@ class _Planner:
                 '(--config.encoder.name=resnet18).'
             )
         notes = [f'{k} = {getattr(task, k)} ({why})' for k, why in reasons.items() if why]
+        if distillation:
+            notes.append(f'distil = {distillation.kind} (keeps what {of.before} has left)')
         settings = dataclasses.replace(settings, task=task)
-        content = self._content(of, settings)
+        content = self._content(of, settings, distillation)
         stage = Stage(
             name=name,
             kind=kind_of(name),
@@ -172,6 +191,8 @@ class _Planner:
             content=content,
             key=key_of(content),
             parent_key=of.parent,
+            probed=of.probed,
+            distillation=distillation,
             on_device=run.data.on_device,
         )
         return stage, notes
@@ -191,13 +212,17 @@ class _Planner:
         trials = tuple(self._resolved(part, one)[0] for one in short)
         return Search(search, trials, winners), describe(settings, seed, few.images)
 
-    def _content(self, of: '_OfStage', settings: StageSettings) -> dict:
+    def _content(
+        self, of: '_OfStage', settings: StageSettings, distillation: Distillation | None
+    ) -> dict:
         """Everything that determines a stage's result, as plain JSON."""
         run, readout = self._settings.run, of.name == self._settings.readout
         encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
         weights = encoder.pop('weights', None)
         if of.parent is None and weights:  # what is there, wherever it lies
-            encoder['weights'] = weights_hash(weights, settings.task.takes)
+            taught = distillation.takes if distillation else ()
+            takes = tuple(dict.fromkeys((*settings.task.takes, *taught)))
+            encoder['weights'] = weights_hash(weights, takes)
         found = active(settings)
         content = {
             'stage': of.name,
@@ -213,11 +238,18 @@ class _Planner:
             content['target'] = self._data.target.fingerprint(of.train.corpus)
         if settings.search.protocol != 'off':
             del found['optimizer']['lr']  # found by the search
-            content['validation'] = [of.validation.corpus.fingerprint]
-            if readout:
-                target = self._data.target.fingerprint(of.validation.corpus)
-                content['validation'].append(target)
+        if settings.judged:
+            content['validation'] = self._labelled(of.validation.corpus, readout)
+        if settings.early_stop.by == 'probe':
+            corpora = of.probed.train.corpus, of.probed.validation.corpus
+            content['probed'] = [self._labelled(corpus, True) for corpus in corpora]
+            content['probed'].append(of.probed.image_size)
         return content
+
+    def _labelled(self, corpus: Corpus, labels: bool) -> list[str]:
+        """Fingerprints of the images and, where they are read, of the labels."""
+        target = [self._data.target.fingerprint(corpus)] if labels else []
+        return [corpus.fingerprint, *target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,3 +262,5 @@ class _OfStage:
     left_out: LeftOut
     encoder: Encoder
     parent: str | None
+    before: str | None  # the task that left what it starts from
+    probed: Probed | None

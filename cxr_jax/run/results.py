@@ -6,13 +6,16 @@ import jax
 import numpy as np
 
 from cxr_jax import report
-from cxr_jax.evaluation import measures
+from cxr_jax.evaluation import alarms, measures
 from cxr_jax.evaluation.measures.attention import BOXES
 from cxr_jax.evaluation.predict import Predictions, gallery_arrays
 from cxr_jax.run.plan import Plan
 from cxr_jax.run.stage import Outcome
 from cxr_jax.run.workdir import settings_of
 from cxr_jax.store import provenance
+from cxr_jax.train.log import read_metrics
+from cxr_jax.train.monitor import HEALTH_FILE
+from cxr_jax.train.probing import PROBES_FILE
 from cxr_jax.train.stage import Stage
 
 PREDICTIONS_FILE = 'predictions.npz'  # of a workdir: what the measures are computed from
@@ -58,14 +61,15 @@ def _images(stage: Stage) -> str:
 def announce_stage(outcome: Outcome, fold: int | None) -> None:
     """What came out of a stage, in one line."""
     told = outcome.description
-    state = 'found finished' if outcome.reused else f'trained in {told["wall_seconds"]:.0f} s'
+    done = f'{"trained" if told["steps"] else "done"} in {told["wall_seconds"]:.0f} s'
+    state = 'found finished' if outcome.reused else done
     metrics = ', '.join(
         f'{k} {v:.4g}'
         for k, v in told['final_metrics'].items()
         if k not in ('grad_norm', 'learning_rate')
     )
     place = '' if fold is None else f' (fold {fold + 1})'
-    print(f'{told["stage"]}{place}: {state} ({metrics})', flush=True)
+    print(f'{told["stage"]}{place}: {state}{f" ({metrics})" if metrics else ""}', flush=True)
 
 
 def assemble(
@@ -75,6 +79,7 @@ def assemble(
     """Everything that the report shows, in the schema of cxr_jax.report."""
     run, target = plan.settings.run, plan.data.target
     test = attention = boxes = None
+    no_maps = plan.stages[-1].task.no_maps if table else ''
     if table:
         of_table = (table, target.names, target.exclusive, run.seed, run.eval.resamples)
         test = measures.evaluate(*of_table)
@@ -99,6 +104,7 @@ def assemble(
         'data': _data(plan),
         'stages': rows,
         'test': test,
+        'no_maps': no_maps,
         'attention': attention,
         'boxes': boxes,
         'bundles': [found[-1].folder.name for found in outcomes],
@@ -107,6 +113,12 @@ def assemble(
         'versions': provenance.versions(),
         'device': provenance.devices(),
     }
+
+
+def watched(outcome: Outcome) -> dict:
+    """What the monitors of a stage saw, for the report's figure."""
+    files = {'looks': HEALTH_FILE, 'probes': PROBES_FILE}
+    return {name: read_metrics(outcome.folder / file) for name, file in files.items()}
 
 
 def _data(plan: Plan) -> dict:
@@ -142,6 +154,12 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
     places = [{k: session[k] for k in ('versions', 'device')} for session in told['sessions']]
     if any(place != places[0] for place in places):
         notes = [*notes, 'its sessions ran with different versions or devices (see its bundle)']
+    stopped = told.get('early_stop')
+    if stopped:
+        value = '' if stopped['value'] is None else f' ({stopped["by"]} {stopped["value"]:.4g})'
+        notes = [*notes, f'early stop by {stopped["by"]}: it leaves what it was after epoch '
+                 f'{stopped["epoch"]}{value}, the best of {told["epochs"]} epochs of at most '
+                 f'{stage.settings.epochs}']  # fmt: skip
     if told['search']:
         lr, searched = told['learning_rate'], told['search']
         notes = [*notes, f'{lr:g} was chosen after {searched["total_epochs"]} epochs of trials']
@@ -156,11 +174,18 @@ def _stage_row(stage: Stage, outcome: Outcome, fold: int | None, notes: list[str
         'metrics': told['final_metrics'] | {'chance_loss': told['chance_loss']},
         'reused': outcome.reused,
         'notes': notes,
+        'alarms': [
+            {'alarm': name, 'from': begin, 'to': end}
+            for name, begin, end in alarms.spans(read_metrics(outcome.folder / HEALTH_FILE))
+        ],
     }
 
 
-def gallery_of(plan: Plan, predictions: list[Predictions]) -> dict:
-    """The arrays of the gallery's images, from whatever fold they were tested in."""
+def gallery_of(plan: Plan, predictions: list[Predictions]) -> dict | None:
+    """The arrays of the gallery's images, from whatever fold they were tested in; None without
+    activation maps, which are what it shows."""
+    if any(each.cams is None for each in predictions):
+        return None
     table = whole_table(predictions)
     scores, labels = table['scores'], table['labels']
     chosen, start, parts = report.choose_examples(scores, labels), 0, []

@@ -20,17 +20,16 @@ import shutil
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from cxr_jax.runtime import hosts
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import saved_steps
 from cxr_jax.store.files import write_json
-from cxr_jax.tasks.base import Task
 from cxr_jax.train import state as states
 from cxr_jax.train.log import read_metrics
 from cxr_jax.train.loop import NotFinite, Training, train
-from cxr_jax.train.stage import SearchSettings, Stage
+from cxr_jax.train.monitor import EachEpoch
+from cxr_jax.train.stage import Stage
 from cxr_jax.train.validation import Programs, judged_by
 from data_pipelines.errors import UserError
 
@@ -38,18 +37,6 @@ SEARCH_FILE = 'search.json'
 VALUES_FILE = 'values.json'  # of a trial
 OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
 SURVIVORS = 3  # halving: one in this many goes on
-
-
-def candidate_rates(search: SearchSettings, seed: int) -> list[float]:
-    """The rates that are tried: an even grid, or draws for the protocol `sampled`."""
-    low, high, count = search.low, search.high, search.count
-    if search.protocol == 'sampled':
-        draws = np.random.default_rng(seed).uniform(size=count)
-        places = np.sort(draws)
-    else:
-        places = np.linspace(0, 1, count)
-    rates = low * (high / low) ** places if search.log else low + (high - low) * places
-    return [float(f'{rate:.6g}') for rate in rates]
 
 
 def rungs(protocol: str, candidates: int, epochs: int) -> list[int]:
@@ -122,7 +109,7 @@ def can_train_together(stages: list[Stage], mesh) -> bool:
     """Whether there is one accelerator, and several stages that differ in their rate alone."""
     if jax.default_backend() == 'cpu' or mesh.size > 1 or len(stages) < 2:
         return False
-    alone = type(stages[0].task).between is not Task.between  # its host work is for one state
+    alone = stages[0].task.pauses  # its host work is for one state
     return not alone and len({stage.program_key for stage in stages}) == 1
 
 
@@ -155,6 +142,7 @@ def _advance_together(
         path.mkdir(parents=True, exist_ok=True)
     value_of = programs.validator(stage)
 
+    @EachEpoch
     def watch(epoch: int, state) -> None:
         for number, trial in enumerate(going):
             trial.values[epoch] = _value(value_of, states.unstack(state, number))
@@ -216,6 +204,7 @@ def _advance(trial: Trial, directory: pathlib.Path, epochs: int, programs: Progr
         return
     value_of = programs.validator(trial.stage)
 
+    @EachEpoch
     def watch(epoch: int, state) -> None:
         # Before the state is saved: a trial killed in between values this epoch once more.
         trial.values[epoch] = _value(value_of, state)

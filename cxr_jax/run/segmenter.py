@@ -80,6 +80,8 @@ def make_config() -> ConfigDict:
     stage.update_from_flattened_dict(dict(Segment.recipe))
     del stage.search  # the segmenter's rate is not searched
     del stage.data  # it trains on what has a mask
+    for name in ('distil', 'distil_weight', 'distil_temperature'):  # no stage is before it
+        del stage[name]
     config.stage = ConfigDict({NAME: stage})
     return config
 

@@ -7,6 +7,7 @@ from collections import Counter
 from ml_collections import ConfigDict
 
 from cxr_jax.models.encoder import EncoderSettings
+from cxr_jax.run.monitors import MonitorSettings
 from cxr_jax.store.settings import from_settings, setting, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.train.stage import StageSettings
@@ -43,13 +44,6 @@ class EvalSettings:
 
     batch_size: int = setting(64, at_least=1, result=False)  # test images per step
     resamples: int = setting(2000, at_least=1)  # of the patient bootstrap behind the intervals
-
-
-@dataclasses.dataclass(frozen=True)
-class MonitorSettings:
-    """What looks at a training and never touches it."""
-
-    health_epochs: float = setting(0.0, at_least=0)  # between two looks at the embeddings; 0 = none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +155,21 @@ def check_stage(name: str, stage: StageSettings) -> None:
             f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
             'none, source, patient.'
         )
+    if search.protocol != 'off' and not stage.task.trains:
+        raise UserError(
+            f'{where}.search.protocol={search.protocol} has nothing to search: {kind_of(name)} '
+            'trains nothing, so it has no learning rate. Use off.'
+        )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '
             'them.'
+        )
+    if stage.early_stop.by == 'loss' and stage.task.by_image:
+        raise UserError(
+            f'{where}.early_stop.by=loss is not possible: the loss of {kind_of(name)} is made of '
+            'what it remembers of each training image, and says nothing of others. Use probe, rank '
+            'or sigreg.'
         )
     if search.protocol in ('thesis', 'halving') and search.epochs > stage.epochs:
         raise UserError(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -12,10 +13,12 @@ from cxr_jax.runtime import hosts
 from cxr_jax.store import trees
 from cxr_jax.store.claim import Claim
 from cxr_jax.store.files import Damaged, write_json
+from cxr_jax.store.identity import derived_of
 from cxr_jax.store.stages import SESSIONS, StageDirectory
+from cxr_jax.train.early_stop import EarlyStop
 from cxr_jax.train.log import read_metrics
 from cxr_jax.train.loop import Training, train
-from cxr_jax.train.monitor import Health
+from cxr_jax.train.monitor import Monitor
 from cxr_jax.train.stage import Stage
 from cxr_jax.train.validation import Programs
 
@@ -38,7 +41,8 @@ class Place:
     store: pathlib.Path
     mesh: object
     keep: str = 'bundle'  # or all: checkpoints and trials too
-    health_epochs: float = 0.0  # see cxr_jax/train/monitor.py
+    # The monitors of a stage that trains in a folder.
+    watch: Callable[[Stage, pathlib.Path], Sequence[Monitor]] = lambda stage, directory: ()
 
 
 def run_stage(stage: Stage, parent: dict, place: Place, origin: dict) -> Outcome:
@@ -83,9 +87,9 @@ def _train_stage(
     searched = bool(stage.search)
     if searched:
         stage = search(stage, partial, programs)
-    watching = []
-    if place.health_epochs:
-        watching.append(Health(stage, place.mesh, partial, place.health_epochs))
+    watching, stops = [*place.watch(stage, partial)], stage.settings.early_stop.by != 'none'
+    if stops:
+        watching.append(EarlyStop(stage, partial, place.mesh))
     training = Training([stage], programs.of(stage), [partial], monitors=watching)
 
     def started(step: int):
@@ -97,21 +101,23 @@ def _train_stage(
 
     def finish() -> Outcome:
         found = json.loads((partial / SEARCH_FILE).read_text()) if searched else None
-        description = origin | _description(stage, log) | {
+        chosen, told = watching[-1].chosen(parts) if stops else (parts, {})
+        description = origin | _description(stage, log, told) | {
             'sessions': sessions,
             'resumed': len(sessions) - 1,
-            'params_sha256': trees.sha256(parts),
+            'params_sha256': trees.sha256(chosen),
             'search': found,
         }  # fmt: skip
         claim.confirm()
-        description = directory.finish(parts, description, place.keep)
-        return Outcome(description, parts, log.rows, reused=False, folder=directory.finished)
+        description = directory.finish(chosen, description, place.keep)
+        return Outcome(description, chosen, log.rows, reused=False, folder=directory.finished)
 
     return hosts.on_first(finish)
 
 
-def _description(stage: Stage, log) -> dict:
-    """What a bundle says of the stage that left it."""
+def _description(stage: Stage, log, stopped: dict) -> dict:
+    """What a bundle says of the stage that left it; `stopped`: of one that could end early."""
+    left = stopped.get('early_stop', {'step': stage.total_steps})['step']
     data = stage.train.corpus.describe() | {
         'left_out': dataclasses.asdict(stage.left_out),
         'balance': stage.settings.data.balance,
@@ -125,6 +131,7 @@ def _description(stage: Stage, log) -> dict:
         'encoder': stage.content['encoder'],
         'contract': dataclasses.asdict(stage.encoder.contract),
         'target': list(stage.facts.names) or None,
+        'derived': derived_of(stage.task),
         'data': data,
         'steps': stage.total_steps,
         'epochs': stage.settings.epochs,
@@ -132,9 +139,10 @@ def _description(stage: Stage, log) -> dict:
         'batch_size': stage.facts.batch_size,
         'wall_seconds': round(log.seconds, 2),
         'images_per_second': log.images_per_second(),
-        'final_metrics': log.last_mean(stage.facts.steps_per_epoch),
+        'final_metrics': log.mean_before(left, stage.facts.steps_per_epoch),
         'chance_loss': stage.task.chance_loss(),
-    }
+        'early_stop': None,
+    } | stopped
 
 
 def _record_session(

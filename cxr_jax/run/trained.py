@@ -64,8 +64,10 @@ def load_readout(folder: pathlib.Path) -> TrainedReadout:
     encoder = build_encoder(
         restored(EncoderSettings(), network, folder), Contract(**told['contract'])
     )
-    readout = restored(READOUTS[told['task']](), content['settings']['task'], folder)
-    readout = dataclasses.replace(readout, outputs=len(names))
+    # Bundles of before `derived` was recorded are of readouts that derive their outputs alone.
+    filled_in = told.get('derived', {'outputs': len(names)})
+    readout = READOUTS[told['task']]()
+    readout = restored(readout, content['settings']['task'] | filled_in, folder)
     uncertain = told['run'].get('data', {}).get('uncertain', 'ignore')
 
     def shapes() -> dict:

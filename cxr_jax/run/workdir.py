@@ -44,7 +44,9 @@ def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict
 
 def identity_of(plan: Plan) -> dict:
     """What the results of a run follow from."""
-    return {
+    # Only where it is asked for: the results of runs without it stay what they were.
+    asked = {'retention': True} if plan.settings.run.monitor.retention else {}
+    return asked | {
         'stages': [branch.stages[-1].key for branch in plan.branches],
         'evaluation': active(plan.settings.run.eval),
         'tested': [

@@ -58,11 +58,16 @@ def restored(default, entries: Mapping, where):
         if dataclasses.is_dataclass(current):
             changes[name] = restored(current, entries.get(name, {}), where)
         elif name in entries:
-            value = entries[name]
-            changes[name] = tuple(value) if isinstance(value, list) else value
+            changes[name] = _tuples(entries[name])
         elif 'neutral' in field.metadata:
             changes[name] = field.metadata['neutral']
     return dataclasses.replace(default, **changes)
+
+
+def derived_of(settings) -> dict:
+    """The fields that `resolve` filled in, as plain JSON: not in a key, but in a description."""
+    fields = [field for field in dataclasses.fields(settings) if field.metadata.get('derived')]
+    return {field.name: plain(getattr(settings, field.name)) for field in fields}
 
 
 def key_of(content: Mapping) -> str:
@@ -70,6 +75,10 @@ def key_of(content: Mapping) -> str:
     whole = {'format': FORMAT, **content}
     canonical = json.dumps(whole, sort_keys=True, separators=(',', ':'), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def plain(value):

@@ -17,7 +17,7 @@ from cxr_jax.store.files import exists, rename, set_aside
 SESSIONS = 'sessions.json'  # written when training begins
 KEEP = ('bundle', 'all')
 # What only resuming needs: large.
-PRUNED = ('checkpoints*', 'trials/*/checkpoints*', '.*.tmp', 'trials/*/.*.tmp')
+PRUNED = ('checkpoints*', 'best*', 'trials/*/checkpoints*', '.*.tmp', 'trials/*/.*.tmp')
 
 
 @dataclasses.dataclass(frozen=True)

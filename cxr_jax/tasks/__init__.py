@@ -10,9 +10,11 @@ from cxr_jax.tasks.classify import Classify
 from cxr_jax.tasks.findings import Findings
 from cxr_jax.tasks.genesis import Genesis
 from cxr_jax.tasks.jigsaw import Jigsaw
+from cxr_jax.tasks.knn import NearestNeighbours
 from cxr_jax.tasks.lejepa import LeJEPA
 from cxr_jax.tasks.moco import MoCo
 from cxr_jax.tasks.odc import ODC
+from cxr_jax.tasks.probe import Probe
 from cxr_jax.tasks.relloc import RelativeLocation
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.tasks.simclr import SimCLR
@@ -38,4 +40,6 @@ TASKS = {
 READOUTS = {
     'classify': Classify,
     'findings': Findings,
+    'probe': Probe,
+    'knn': NearestNeighbours,
 }

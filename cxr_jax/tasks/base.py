@@ -23,6 +23,9 @@ class Facts:
     feature_width: int  # of the encoder
     names: tuple[str, ...]  # of the target's classes or findings
     exclusive: bool = True  # whether exactly one of the names is true for an image
+    # Of each name, the images known to be without it and those with it. What a program is made of
+    # is what a task derives from them.
+    counts: tuple[tuple[int, int], ...] = dataclasses.field(default=(), compare=False)
 
 
 class Aux(NamedTuple):
@@ -65,9 +68,14 @@ class Task:
     # Entries of `extra` with a row for every image, parallel.padded(images) of them. In `loss` and
     # `after_update` they are this device's share, for parallel.take and put; elsewhere whole.
     by_image: ClassVar[tuple[str, ...]] = ()
+    # Whether there is anything to train: if not, all is done in `between` before epoch 0.
+    trains: ClassVar[bool] = True
     # What a search of the learning rate goes by, on the validation split: the loss, one of the
     # metrics, or 'headline' (a readout: the headline measure of its target).
     judged_by: ClassVar[str] = 'loss'
+    # Whether its part `head` is a LinearHead on the pooled features: a stage after it can keep its
+    # answers (see tasks.distil). The logits are classes, unless its `exclusive` is False.
+    linear_head: ClassVar[bool] = False
 
     @property
     def smallest_input(self) -> int:
@@ -102,10 +110,17 @@ class Task:
         """Parts that are not updated at all before the given step."""
         return {}
 
-    def between(self, state, epoch: int, features_of):
+    @property
+    def pauses(self) -> bool:
+        """Whether `between` does anything."""
+        return type(self).between is not Task.between
+
+    def between(self, state, epoch: int, features_of, labels=None):
         """State with what changes at the border before an epoch, 0 included; runs on the host.
 
-        features_of(): pooled features [N, D] of the whole corpus in its order. Deterministic.
+        features_of(): pooled features [N, D] of the whole corpus in its order, whole images of
+        `smallest_input` pixels. Deterministic. labels: of the same images, as the target gives
+        them; only of a readout.
         """
         return state
 
@@ -125,7 +140,8 @@ class Task:
 class Readout(Task):
     """Base of the tasks that predict a target: one linear layer on the pooled features.
 
-    Encoder and head train together; what a subclass adds is the meaning of the logits.
+    Encoder and head train together, unless a subclass has it otherwise; what it adds is the meaning
+    of the logits.
     """
 
     augment: Augmentation = Augmentation()  # of the training images
@@ -134,7 +150,11 @@ class Readout(Task):
     needs: ClassVar[tuple[str, ...]] = ('label',)
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'headline'
-    exclusive: ClassVar[bool]  # whether exactly one of the names is true for an image
+    linear_head: ClassVar[bool] = True
+    # Whether exactly one of the names is true for an image; None: either, as the target has it.
+    exclusive: ClassVar[bool | None]
+    # Why there are no activation maps, if there are none.
+    no_maps: ClassVar[str] = ''
 
     def resolve(self, facts):
         if not facts.names:
@@ -159,20 +179,22 @@ class Readout(Task):
 
     def loss(self, encoder, params, state, views, key):
         features = encoder(params['encoder'], state.batch_stats['encoder'], views['image'])
-        loss, metrics = self.objective(self.logits(params, features), views['label'])
+        logits = self.logits(params, features)
+        loss, metrics, extra = self.objective(logits, views['label'], state.extra)
         batch_stats = {'encoder': features.batch_stats, 'head': {}}
-        return loss, Aux(batch_stats, {}, metrics, {'image': features.pooled})
+        return loss, Aux(batch_stats, extra, metrics, {'image': features.pooled})
 
     def logits(self, params, features):
         """Features of b images -> [b, K], K = outputs."""
         return self.head.apply({'params': params['head']}, features.pooled)
 
     def evidence(self, params):
-        """Weights [D, K] of the features for each logit: what class activation maps show."""
+        """Weights [D, K] of the features for each logit: what class activation maps show; None
+        where logits are not linear in the features (then `no_maps` tells it)."""
         return params['head']['linear']['kernel']
 
-    def objective(self, logits, labels) -> tuple:
-        """logits [b, K] and labels as the target gives them -> (loss, metrics)."""
+    def objective(self, logits, labels, extra: dict) -> tuple:
+        """logits [b, K] and labels as the target gives them -> (loss, metrics, extra)."""
         raise NotImplementedError
 
     def scores(self, logits):

@@ -156,18 +156,22 @@ def k_means(rows: np.ndarray, clusters: int, iterations: int, seed) -> np.ndarra
             scores = 2 * rows[part] @ centres.T - np.square(centres).sum(1)
             labels[part] = scores.argmax(1)
             distance[part] = squares[part] - scores.max(1)
-        number = _fill_empty(labels, distance, clusters)
-        order, starts = np.argsort(labels, kind='stable'), np.cumsum([0, *number[:-1]])
-        centres = np.add.reduceat(rows[order], starts) / number[:, None]
+        _fill_empty(labels, distance, clusters)
+        centres = host_means(rows, labels)
     return labels
 
 
-def _fill_empty(labels: np.ndarray, distance: np.ndarray, clusters: int) -> np.ndarray:
-    """Gives each empty cluster the row farthest from its centre, of a cluster that has more rows;
-    returns the rows of each."""
+def host_means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Means [K, D] of the rows [N, D] of each cluster, none of which is empty."""
+    number, order = np.bincount(labels), np.argsort(labels, kind='stable')
+    sums = np.add.reduceat(rows[order], np.cumsum([0, *number[:-1]]))
+    return (sums / number[:, None]).astype(rows.dtype)
+
+
+def _fill_empty(labels: np.ndarray, distance: np.ndarray, clusters: int) -> None:
+    """Gives each empty cluster the row farthest from its centre, of a cluster that has more."""
     number = np.bincount(labels, minlength=clusters)
     for empty in np.flatnonzero(number == 0):
         row = np.where(number[labels] > 1, distance, -np.inf).argmax()
         number[labels[row]] -= 1
         labels[row], number[empty] = empty, 1
-    return number

@@ -78,6 +78,17 @@ class Genesis(Task):
         'optimizer.step_factor': 0.5,
     }
 
+    # A quarter of the reference's decoder, and a rate that falls to 0 within the hundreds of steps.
+    small: ClassVar[dict] = {
+        'batch_size': 32,
+        'epochs': 20,
+        'task.width': 8,
+        'task.augment.crop_scale': (0.5, 1.0),
+        'optimizer.lr': 1.0,
+        'optimizer.schedule': 'cosine',
+        'optimizer.warmup_epochs': 1.0,
+    }
+
     def inactive(self) -> set[str]:
         """Fields that do nothing with the values of the others."""
         return set() if self.paint else {'inpaint'}

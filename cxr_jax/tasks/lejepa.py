@@ -105,6 +105,15 @@ class LeJEPA(Task):
         'optimizer.final_factor': 0.001,
     }
 
+    small: ClassVar[dict] = {
+        'epochs': 20,
+        'task.slices': 256,
+        'task.projector': (256, 256, 16),
+        'task.small_crops': 2,
+        'task.small_size': 48,
+        'optimizer.lr': 2e-3,
+    }
+
     def inactive(self) -> set[str]:
         """Fields that do nothing with the values of the others."""
         return set() if self.small_crops else {'small_size', 'small_scale'}

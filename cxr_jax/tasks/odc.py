@@ -137,10 +137,7 @@ class ODC(Task):
         memory, labels = (np.array(state.extra[name]) for name in self.by_image)
         memory[: self.images], labels[: self.images] = rows, found
         # Means of unit rows, not made units themselves (MMSelfSup: odc_memory.py).
-        order = np.argsort(found, kind='stable')
-        number = np.bincount(found)
-        sums = np.add.reduceat(rows[order], np.cumsum([0, *number[:-1]]))
-        extra = {'memory': memory, 'labels': labels, 'centroids': sums / number[:, None]}
+        extra = {'memory': memory, 'labels': labels, 'centroids': clusters.host_means(rows, found)}
         return state.replace(extra=extra)
 
     def loss(self, encoder, params, state, views, key):

@@ -23,6 +23,7 @@ class Rotation(Task):
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')
     judged_by: ClassVar[str] = 'accuracy'
+    linear_head: ClassVar[bool] = True
     # MMSelfSup 0.5.0: rotation-pred_resnet50_8xb16-steplr-70e_in1k.
     recipe: ClassVar[dict] = {
         'batch_size': 128,

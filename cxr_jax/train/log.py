@@ -109,9 +109,10 @@ class StageLog:
             steps += sum(row['seconds'] > rows[0]['seconds'] for row in rows)
         return round(steps * self._batch_size / seconds, 1) if steps else None
 
-    def last_mean(self, steps: int) -> dict[str, float]:
-        """Mean of every metric over the last `steps` steps; {} if somebody removed the log."""
-        rows = self.rows[-steps:]
+    def mean_before(self, step: int, steps: int) -> dict[str, float]:
+        """Mean of every metric over the last `steps` steps up to `step`; {} if somebody removed the
+        log."""
+        rows = [row for row in self.rows if row['step'] <= step][-steps:]
         names = [name for row in rows[-1:] for name in row if name not in BOOKKEEPING]
         return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 

@@ -14,11 +14,12 @@ from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
-from cxr_jax.tasks.base import Task
+from cxr_jax.tasks import distil
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
 from cxr_jax.train.features import corpus_features
 from cxr_jax.train.log import StageLog
+from cxr_jax.train.monitor import Ending, Monitor
 from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.stage import Stage, stage_seed
 from cxr_jax.train.step import make_train_step
@@ -46,7 +47,7 @@ class Program:
 
 def build_program(stage: Stage, parent: dict, mesh) -> Program:
     """The stage's program; the step itself is compiled by its first call."""
-    task, encoder, facts = stage.task, stage.encoder, stage.facts
+    task, encoder, facts = stage.trained_task, stage.encoder, stage.facts
     transform = optimizer(stage.optimizer, task.frozen(facts), task.rules)
     factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
     key = jax.random.key(stage_seed(stage.seed, stage.name))
@@ -58,10 +59,6 @@ def build_program(stage: Stage, parent: dict, mesh) -> Program:
     parts = task, encoder, transform, factor, mesh
     step, together = make_train_step(*parts), make_train_step(*parts, True)
     return Program(parent, mesh, jax.jit(create), step, together, like)
-
-
-# Looks at the state (or stacked states) at the end of an epoch, before it is saved: epoch, state.
-Monitor = Callable[[int, object], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +91,8 @@ class Training:
 def train(
     training: Training, until: int, started: Callable[[int], None] = lambda step: None
 ) -> tuple[object, list[StageLog]]:
-    """Trains up to step `until`, which is saved; returns (state, closed logs of the stages).
+    """Trains up to step `until`, or to where a monitor has had enough, which is saved; returns
+    (state, closed logs of the stages).
 
     Goes on from the newest intact checkpoint. `started` is told the first step. Raises Interrupted
     after a save on SIGTERM; NotFinite with the step, unless several stages train together: then
@@ -150,7 +148,7 @@ def _newest(training: Training, checkpoints: Checkpoints) -> tuple[object, bool]
 def _between(training: Training, state, epoch: int):
     """What the task does on the host at the border of an epoch, if it does anything."""
     stage, mesh = training.first, training.program.mesh
-    if type(stage.task).between is Task.between:
+    if not stage.task.pauses:
         return state
     host = jax.device_get(_whole(training, state))
 
@@ -161,8 +159,10 @@ def _between(training: Training, state, epoch: int):
                 stage.task.smallest_input, stage.facts.batch_size,
             )  # fmt: skip
 
-        return stage.task.between(own, epoch, features_of)
+        new = stage.task.between(distil.own_state(own), epoch, features_of, *told)
+        return distil.rejoined(new, own)
 
+    told = () if stage.train.labels is None else (stage.train.labels,)
     if not training.together:
         return _placed(training, changed(host))
     each = [changed(states.unstack(host, n)) for n in range(len(training.stages))]
@@ -197,30 +197,43 @@ class _Loop:
         first, per_epoch = int(state.step), self._stage.facts.steps_per_epoch
         every = max(round(self._stage.settings.checkpoint_epochs * per_epoch), 1)
         batches = batches_on_devices(self._stage, self._program.mesh, first)
+        ending = self._ask('begin', first, state)
+        until = first if ending else until
         with InterruptFlag() as interrupt:
             for i, batch in zip(range(first + 1, until + 1), batches, strict=False):
-                state, metrics, _ = self._step(state, batch)
+                state, metrics, seen = self._step(state, batch)
                 self._pending.append((i, metrics))
                 # Read once: a signal during the lines below is for the step after.
                 stopping = hosts.agree(interrupt.raised, now=i % LOG_STEPS == 0)
                 epoch_ends = i % per_epoch == 0
+                looking = [each for each in self._training.monitors if each.looks_at(i)]
                 saving = i % every == 0 or i == until or stopping
-                if i % LOG_STEPS == 0 or saving or epoch_ends:
+                if i % LOG_STEPS == 0 or saving or epoch_ends or looking:
                     # A state is saved only after the losses up to it are known to be finite.
                     self._fetch()
+                for monitor in looking:
+                    ending = monitor.look(i, seen, self._logs[0]) or ending
                 if epoch_ends:
                     if i < self._stage.total_steps:
                         state = _between(self._training, state, i // per_epoch)
-                    for monitor in self._training.monitors:
-                        monitor(i // per_epoch, state)
-                if saving:
-                    self._save(state, wait=i == until or stopping)
-                if stopping:
+                    ending = self._ask('epoch_ended', i // per_epoch, state) or ending
+                if saving or ending:
+                    self._save(state, wait=i == until or stopping or bool(ending))
+                if stopping or ending:
                     break
+            if not until:  # all was done before epoch 0
+                self._save(state, wait=True)
             if hosts.agree(interrupt.raised):
                 place = f'step {int(state.step)} of {self._stage.total_steps}'
                 raise Interrupted(f'{self._training.title} stopped and saved at {place}')
+        if isinstance(ending, Exception):
+            raise ending
         return state
+
+    def _ask(self, what: str, *arguments) -> Ending:
+        """The first answer of the monitors that ends the training."""
+        answers = [getattr(each, what)(*arguments) for each in self._training.monitors]
+        return next(filter(None, answers), None)
 
     def _fetch(self) -> None:
         """Moves the pending metrics from the devices into the logs."""
@@ -249,6 +262,8 @@ class _Loop:
 
     def _advice(self) -> str:
         name, row = self._stage.name, self._last
+        if not row:
+            return f'The numbers of stage {name} are not finite before its first step.'
         return (
             f'The numbers of stage {name} are no longer finite at step {row["step"]}: loss '
             f'{row["loss"]}, gradient norm {row["grad_norm"]}, learning rate '

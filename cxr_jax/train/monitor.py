@@ -1,72 +1,156 @@
-"""Monitors look at a training at the borders of epochs and never touch it; no key knows of them."""
+"""Monitors look at a training and never touch it; no key knows of them."""
 
 import json
 import pathlib
+from collections.abc import Callable
 
-import jax
 import numpy as np
+import tqdm
 
+from cxr_jax.evaluation import alarms
+from cxr_jax.evaluation.health import health
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.store.files import write_text
-from cxr_jax.train.feed import fields_of
+from cxr_jax.train.log import read_metrics
 from cxr_jax.train.stage import Stage
-from cxr_jax.train.step import make_observation
-from data_pipelines.prepared import loader
+from data_pipelines.errors import UserError
 
 HEALTH_FILE = 'health.jsonl'
+ROWS = 512  # most rows of a batch that are looked at
+ENOUGH = 'enough'  # see Monitor
+Ending = UserError | str | None
 
 
-def spread(embeddings: np.ndarray) -> dict[str, float]:
-    """How an encoder's embeddings [N, D] fill their space: both are near 0 after a collapse.
+class Monitor:
+    """One that does nothing; every process calls the same methods at the same steps.
 
-    `std`: mean over the dimensions of the standard deviation of unit rows, times sqrt(D): 1 for
-    rows that point anywhere (Chen and He 2021, section 4.1). `rank`: the exponential of the
-    entropy of the singular values (RankMe, Garrido et al. 2023, equation 1), 1 to min(N, D).
+    What a method returns ends the training as soon as the state is saved: ENOUGH as if this had
+    been the last step, a UserError by raising it. None: it goes on.
     """
-    rows = np.asarray(embeddings, np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / np.maximum(lengths, 1e-12)
-    values = np.linalg.svd(rows, compute_uv=False)
-    shares = values / max(values.sum(), 1e-12) + 1e-7
-    return {
-        'std': float(unit.std(0).mean() * np.sqrt(rows.shape[1])),
-        'rank': float(np.exp(-(shares * np.log(shares)).sum())),
+
+    def begin(self, step: int, state) -> Ending:
+        """Before the first step of this session; `step` is done, 0 at the start of a stage."""
+
+    def looks_at(self, step: int) -> bool:
+        """Whether `look` is to be called after this step."""
+        return False
+
+    def look(self, step: int, seen: dict, log) -> Ending:
+        """`seen` as the step returns it; `log`: the stage's, up to this step (first process)."""
+
+    def epoch_ended(self, epoch: int, state) -> Ending:
+        """At the end of each epoch, before the state is saved."""
+
+
+class EachEpoch(Monitor):
+    """Calls `watch(epoch, state)` at the end of each epoch."""
+
+    def __init__(self, watch: Callable[[int, object], None]):
+        self._watch = watch
+
+    def epoch_ended(self, epoch, state):
+        self._watch(epoch, state)
+
+
+class Record:
+    """Rows of a JSON-lines file, each with its 'step'; what is trained again is replaced.
+
+    For the first process alone.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.rows = read_metrics(path)
+
+    def rewind(self, step: int) -> None:
+        """Drops what was written after this step, by a session that was killed."""
+        self.rows = [row for row in self.rows if row['step'] <= step]
+
+    def add(self, row: dict) -> None:
+        self.rewind(row['step'] - 1)
+        self.rows.append(row)
+        write_text(self.path, ''.join(json.dumps(row) + '\n' for row in self.rows))
+
+
+def say(text: str) -> None:
+    """A line on the console, above a progress bar if there is one."""
+    tqdm.tqdm.write(text)
+
+
+class Health(Monitor):
+    """Looks at the embeddings and assignments of training batches, evenly over the stage.
+
+    `looks` of them, but one an epoch at least, and one at the first step. A row in health.jsonl:
+    epoch, step, mean loss since the look before, what cxr_jax.evaluation.health tells, and the
+    alarms that are on. Nothing is computed or compiled for it. `on_collapse`: 'warn' or 'stop'.
+    """
+
+    def __init__(self, stage: Stage, directory: pathlib.Path, looks: int, on_collapse: str):
+        self._stage, self._stops = stage, on_collapse == 'stop'
+        self._looks = max(looks, stage.settings.epochs)
+        self._record = hosts.on_first(Record, directory / HEALTH_FILE)
+
+    def begin(self, step, state):
+        hosts.on_first(lambda: self._record.rewind(step))
+
+    def looks_at(self, step):
+        # Whether one more look is due than at the step before.
+        looks, total = self._looks, self._stage.total_steps
+        return step == 1 or step * looks // total > (step - 1) * looks // total
+
+    def look(self, step, seen, log):
+        own = {
+            kind: {name: parallel.own_rows_of(rows)[:ROWS] for name, rows in found.items()}
+            for kind, found in seen.items()
+        }
+        parts = hosts.gather(own)
+        whole = {
+            kind: {
+                name: np.concatenate([part[kind][name] for part in parts])[:ROWS] for name in found
+            }
+            for kind, found in own.items()
+        }
+        return hosts.on_first(self._judge, step, whole, log)
+
+    def _judge(self, step: int, seen: dict, log) -> Ending:
+        """In the first process: the row, what it says on the console, and whether to stop."""
+        stage, rows = self._stage, self._record.rows
+        before = rows[-1] if rows else {'step': 0}
+        losses = [row['loss'] for row in log.rows if before['step'] < row['step'] <= step]
+        row = {'epoch': round(step / stage.facts.steps_per_epoch, 3), 'step': step}
+        row |= {'loss': float(np.mean(losses))} | health(seen['embeddings'], seen['assignments'])
+        judged = [*rows, row], stage.total_steps, stage.task.chance_loss()
+        row['alarms'] = alarms.judge(*judged)
+        self._record.add(row)
+        new = [name for name in row['alarms'] if name not in before.get('alarms', [])]
+        found = alarms.values(*judged)
+        for name in new:
+            say(f'! {stage.name}, step {step} of {stage.total_steps}: {_told(name, found[name])}.')
+        for name in before.get('alarms', []):
+            if name not in row['alarms']:
+                say(f'  {stage.name}, step {step}: no longer so: {alarms.MEANINGS[name]}.')
+        collapsed = [name for name in row['alarms'] if name in alarms.COLLAPSES]
+        if self._stops and collapsed:
+            return self._advice(step, collapsed[0], found[collapsed[0]])
+        return None
+
+    def _advice(self, step: int, name: str, found: alarms.Value) -> UserError:
+        stage = self._stage
+        where, lr = f'--config.stage.{stage.name}', stage.optimizer.lr
+        return UserError(
+            f'Stage {stage.name} has collapsed at step {step} of {stage.total_steps}: '
+            f'{_told(name, found)}. The state is saved, and every look is in {self._record.path}. '
+            f'Try a lower rate ({where}.optimizer.lr={lr / 3:.2g}), a longer warm-up '
+            f'({where}.optimizer.warmup_epochs=1) or larger batches; to go on all the same, start '
+            'the command again with --config.monitor.on_collapse=warn.'
+        )
+
+
+def _told(name: str, found: alarms.Value) -> str:
+    told = {
+        'constant': 'standard deviation of unit embeddings, times the root of their width',
+        'shrunk': 'effective rank of the centred embeddings',
+        'clusters': 'nats that an assignment tells of its image',
+        'chance': 'distance of the loss from that of chance',
     }
-
-
-class Health:
-    """Writes, every `epochs`, the spread of each view's embeddings of one batch of images.
-
-    One row in health.jsonl of the stage's folder: epoch, step, and {'<view>_std', '<view>_rank'}.
-    """
-
-    def __init__(self, stage: Stage, mesh, directory: pathlib.Path, epochs: float):
-        self._every, self._mesh, self._path = max(round(epochs), 1), mesh, directory / HEALTH_FILE
-        self._observe = make_observation(stage.task, stage.encoder, mesh, stage.seed)
-        self._fields = fields_of(stage.encoder, stage.task)
-        self._data, self._batch_size = stage.train, stage.facts.batch_size
-        self._batch = None
-
-    def __call__(self, epoch: int, state) -> None:
-        if epoch % self._every:
-            return
-        if self._batch is None:
-            shard = (jax.process_index(), jax.process_count())
-            found = next(loader.eval_batches(
-                self._data.corpus, self._batch_size, shard, 'lung_mask' in self._fields,
-                self._data.labels,
-            ))  # fmt: skip
-            self._batch = {name: found[name] for name in self._fields}
-        inputs = parallel.put_rows(self._mesh, self._batch)
-        _, _, embeddings = self._observe(state, inputs, np.uint32(0))
-        row = {'epoch': epoch, 'step': int(state.step)}
-        for view, own in sorted(embeddings.items()):
-            rows = np.concatenate(hosts.gather(parallel.own_rows_of(own)))
-            row |= {f'{view}_{name}': value for name, value in spread(rows).items()}
-        hosts.on_first(self._write, row)
-
-    def _write(self, row: dict) -> None:
-        """Appends the row; rows of an epoch that is trained again are replaced."""
-        before = self._path.read_text().splitlines() if self._path.is_file() else []
-        kept = [line for line in before if json.loads(line)['epoch'] < row['epoch']]
-        write_text(self._path, '\n'.join([*kept, json.dumps(row)]) + '\n')
+    return f'{alarms.MEANINGS[name]} ({told[name]} {found.value:.3g}, limit {found.limit:.3g})'

@@ -9,9 +9,11 @@ from cxr_jax.models.encoder import Encoder
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import setting
 from cxr_jax.tasks.base import Facts, Task
+from cxr_jax.tasks.distil import KINDS, LWF, NONE, Distillation, Distilled
 from cxr_jax.train.optim import OptimizerSettings
 from data_pipelines.prepared.corpus import Corpus, LeftOut
 
+CRITERIA = ('probe', 'loss', 'rank', 'sigreg')  # see cxr_jax/train/criteria.py
 PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 
 
@@ -50,16 +52,56 @@ class SearchSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class EarlyStopSettings:
+    """When a stage ends before its epochs are over. It leaves what it was after its best epoch.
+
+    The rate follows the schedule of all epochs. Of a stage whose search goes on from a trial's
+    state, the epochs of the trial are not judged.
+    """
+
+    # The ridge probe or the loss on the validation images; without labels: the effective rank, or
+    # the distance from a normal distribution (SIGReg), of the features of the training images.
+    by: str = setting('none', one_of=('none', *CRITERIA), neutral='none')
+    patience: int = setting(5, at_least=1)  # epochs in a row that are not better than the best
+    least: int = setting(10, at_least=1)  # epochs that are trained in any case
+
+    def inactive(self) -> set[str]:
+        """Fields without an effect: all, unless something is judged."""
+        return {field.name for field in dataclasses.fields(self)} if self.by == 'none' else set()
+
+
+@dataclasses.dataclass(frozen=True)
 class StageSettings:
     """Settings of one stage; `task` is the task with its hyper-parameters."""
 
     batch_size: int = setting(256, at_least=1)  # images per step, over all devices
     epochs: int = setting(100, at_least=1)  # passes over the training images
     checkpoint_epochs: float = setting(1.0, at_least=0, result=False)  # between two checkpoints
+    # What is kept of the stage before, by a second term of the loss: see cxr_jax/tasks/distil.py.
+    distil: str = setting(NONE, one_of=KINDS, neutral=NONE)
+    distil_weight: float = setting(1.0, at_least=0)  # of that term
+    distil_temperature: float = setting(2.0, above=0)  # lwf: of the softmax
     data: StageData = StageData()
     optimizer: OptimizerSettings = OptimizerSettings()
     search: SearchSettings = SearchSettings()
+    early_stop: EarlyStopSettings = EarlyStopSettings()
     task: Task = Task()
+
+    def inactive(self) -> set[str]:
+        """Fields without an effect, given the others; those of a training, if there is none."""
+        idle = set()
+        if not self.task.trains:
+            idle |= {'batch_size', 'epochs', 'optimizer', 'search'}
+        if self.distil != LWF:
+            idle |= {'distil_temperature'}
+        if self.distil == NONE:
+            idle |= {'distil_weight'}
+        return idle
+
+    @property
+    def judged(self) -> bool:
+        """Whether the validation images decide something."""
+        return self.search.protocol != 'off' or self.early_stop.by in ('probe', 'loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +126,20 @@ class Labelled:
         return len(self.corpus)
 
 
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What the frozen encoder of any stage can be read out on: labelled images, none of the test.
+
+    A probe learns from `train` and is judged on `validation`; both at `image_size` pixels.
+    """
+
+    train: Labelled
+    validation: Labelled
+    names: tuple[str, ...]  # of the target
+    exclusive: bool
+    image_size: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """Everything that determines one stage's result, resolved (no `auto` left).
@@ -104,11 +160,18 @@ class Stage:
     key: str
     parent_key: str | None
     search: Search | None = None
+    probed: Probed | None = None  # of a run with labelled validation images
+    distillation: Distillation | None = None
     on_device: float = 0.0  # share of a device's memory that the training images may take
 
     @property
     def task(self) -> Task:
         return self.settings.task
+
+    @property
+    def trained_task(self) -> Task | Distilled:
+        """The task with all terms of the loss that is trained."""
+        return Distilled(self.task, self.distillation) if self.distillation else self.task
 
     @property
     def optimizer(self) -> OptimizerSettings:
@@ -122,7 +185,7 @@ class Stage:
     def program_key(self) -> tuple:
         """Equal for stages that compile to the same program: their peak rate is state."""
         optimizer = tuple(sorted(active(dataclasses.replace(self.optimizer, lr=0.0)).items()))
-        return self.task, self.facts, self.total_steps, repr(optimizer)
+        return self.trained_task, self.facts, self.total_steps, repr(optimizer)
 
 
 def stage_seed(seed: int, name: str) -> int:

@@ -6,6 +6,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from cxr_jax.runtime import parallel
+from cxr_jax.tasks.distil import own_state
 from cxr_jax.train.optim import descend
 from cxr_jax.train.state import STACKED, layout
 
@@ -81,13 +82,15 @@ def make_train_step(task, encoder, transform, factor, mesh, together: bool = Fal
 def make_observation(task, encoder, mesh, seed: int):
     """Compiled (state, batch, number) -> (loss, metrics, embeddings) of a batch; nothing changes.
 
-    Views are drawn anew for each `number` but always alike; batch statistics as in training.
+    Views are drawn anew for each `number` but always alike; batch statistics as in training. The
+    loss is the task's own, also where one is distilled into it.
     embeddings: {view: [B, D]}, rows sharded.
     """
 
     def observe(state, batch, number):
         view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
         views = make_views(task, encoder, view_key, batch)
+        state = own_state(state)
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
         return parallel.mean(loss), parallel.mean(aux.metrics), aux.embeddings
 

@@ -48,23 +48,28 @@ def make_validator(stage: Stage, mesh) -> Callable[[object], float]:
     """
     if isinstance(stage.task, Readout):
         return _readout_validator(stage, mesh)
-    observe = make_observation(stage.task, stage.encoder, mesh, stage.seed)
-    fields = fields_of(stage.encoder, stage.task)
+    observed = make_observed(stage, mesh)
+    return lambda state: observed(state)[stage.task.judged_by]
 
-    def validate(state) -> float:
-        values = []
+
+def make_observed(stage: Stage, mesh) -> Callable[[object], dict[str, float]]:
+    """Compiled TrainState -> means of the task's loss and metrics over the validation images."""
+    observe = make_observation(stage.task, stage.encoder, mesh, stage.seed)
+    fields, data = fields_of(stage.encoder, stage.task), stage.validation
+
+    def means(state) -> dict[str, float]:
+        found = []
         shard = (jax.process_index(), jax.process_count())
         batches = loader.eval_batches(
-            stage.validation.corpus, stage.facts.batch_size, shard, 'lung_mask' in fields
+            data.corpus, stage.facts.batch_size, shard, 'lung_mask' in fields, data.labels
         )
         for number, batch in enumerate(batches):
             inputs = parallel.put_rows(mesh, {name: batch[name] for name in fields})
             loss, metrics, _ = observe(state, inputs, np.uint32(number))
-            judged = loss if stage.task.judged_by == 'loss' else metrics[stage.task.judged_by]
-            values.append(float(judged))
-        return sum(values) / len(values)
+            found.append({name: float(v) for name, v in (metrics | {'loss': loss}).items()})
+        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
-    return validate
+    return means
 
 
 def _readout_validator(stage: Stage, mesh) -> Callable[[object], float]:

@@ -82,6 +82,13 @@ class Target:
         found = values[:, None] == numbers if self.exclusive else values == YES
         return found.sum(0).tolist()
 
+    def balance(self, corpus: Corpus) -> tuple[tuple[int, int], ...]:
+        """Of each name, how many images are known to be without it, and how many have it."""
+        values, having = self.values(corpus), self.counts(corpus)
+        known = (values != UNKNOWN).sum(0)
+        known = known if values.ndim == 2 else [known] * len(having)
+        return tuple((int(n) - there, there) for n, there in zip(known, having, strict=True))
+
     def fingerprint(self, corpus: Corpus) -> str:
         """SHA-256 of the names, the policy and the values: what a readout learns from."""
         digest = hashlib.sha256(repr((self.names, self.exclusive, self.uncertain)).encode())

@@ -78,7 +78,7 @@ def made_up_run(exclusive=True):
             'counts': {'train': 5093, 'test': n}, 'name_counts': {'test': counts},
         },
         'stages': [stage('rot', notes=['rate 0.058 of 6']), stage(readout, resumed=2)],
-        **figures_of(table, names, exclusive),
+        'no_maps': '', 'retention': None, **figures_of(table, names, exclusive),
         'bundles': ['runs/stages/classify-0123'], 'params_sha256': ['ab' * 32],
         'bytes': 352 * 2**20, 'versions': {'jax': '0.10.2'},
         'device': {'kind': 'cpu', 'count': np.int64(1)},

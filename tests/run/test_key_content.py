@@ -36,7 +36,7 @@ CHANGES = {
     'store': ({'store': 'elsewhere', 'keep': 'bundle'}, 3),
     'where images live': ({'data.on_device': 0.5}, 3),
     'what is computed again': ({'encoder.remat': True}, 3),
-    'monitors': ({'monitor.health_epochs': 2.0}, 3),
+    'monitors': ({'monitor.health_looks': 7, 'monitor.probe_epochs': 1}, 3),
     'evaluation': ({'eval.batch_size': 7, 'eval.resamples': 5}, 3),
     'a search that is off': ({'stage.rot.search.low': 0.02, 'stage.rot.search.count': 3}, 3),
     'trust under SGD': ({'stage.rot.optimizer.trust': 0.5}, 3),

@@ -156,7 +156,10 @@ def test_a_new_field_that_does_nothing_leaves_all_keys(data_dir, monkeypatch):
         ('keep', 'all'),
         ('store', 'elsewhere'),
         ('preset', 'papers'),
-        ('monitor.health_epochs', 1.0),
+        ('monitor.health_looks', 0),
+        ('monitor.probe_epochs', 3),
+        ('monitor.on_collapse', 'stop'),
+        ('stage.moco.early_stop.patience', 2),
     ],
 )
 def test_what_does_nothing_changes_no_key(data_dir, field, value):

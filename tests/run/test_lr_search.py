@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cxr_jax.run import search as lr_search
-from cxr_jax.run.search import candidate_rates, rungs
+from cxr_jax.run.candidates import candidate_rates
+from cxr_jax.run.search import rungs
 from cxr_jax.runtime.interrupt import Interrupted
 from cxr_jax.store.stages import StageDirectory
 from cxr_jax.train import loop
 from cxr_jax.train.loop import NotFinite
+from cxr_jax.train.monitor import EachEpoch
 from cxr_jax.train.stage import SearchSettings
 from data_pipelines.errors import UserError
 from tests import tiny
@@ -87,7 +89,7 @@ def made_up(monkeypatch):
             calls.append(lr)
             with open(directory / 'metrics.jsonl', 'a') as log:
                 log.write(json.dumps({'step': step, 'loss': lr}) + '\n')
-            watch(step, np.array(lr))
+            watch.epoch_ended(step, np.array(lr))
         (saved / str(until)).mkdir(parents=True)
 
     monkeypatch.setattr(lr_search, 'train', train)
@@ -144,7 +146,7 @@ def test_a_state_that_is_not_finite_has_no_value(made_up, tmp_path, monkeypatch)
     def train(training, until):
         (stage,), (watch,) = training.stages, training.monitors
         left = math.nan if stage.optimizer.lr == 0.3 else 1.0
-        monitors = (lambda epoch, state: watch(epoch, left * state),)
+        monitors = (EachEpoch(lambda epoch, state: watch.epoch_ended(epoch, left * state)),)
         one_by_one(loop.Training([stage], None, training.directories, monitors=monitors), until)
 
     monkeypatch.setattr(lr_search, 'train', train)

@@ -125,7 +125,7 @@ def test_another_curriculum_shares_the_stages_and_needs_no_readout(trained):
         {'stage.moco.checkpoint_epochs': 0.5, 'stage.classify.checkpoint_epochs': 7.0},
         {'eval.batch_size': 8},
         {'encoder.dtype': 'float32'},
-        {'keep': 'all', 'monitor.health_epochs': 1.0, 'data.on_device': 0.5},
+        {'keep': 'all', 'monitor.health_looks': 3, 'data.on_device': 0.5},
         {'stage.moco.search.low': 0.001, 'stage.moco.optimizer.trust': 0.5},
     ],
 )

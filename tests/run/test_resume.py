@@ -263,7 +263,8 @@ def test_log_over_several_sessions(tmp_path, capsys):
     log.close()
     # Two of the three steps of session 1 lie between its first and last fetch, one of session 2.
     assert log.images_per_second() == pytest.approx(3 * 4 / (20 + 10), abs=0.05)
-    assert log.last_mean(2) == {'loss': (1 / 5 + 0.5) / 2}
+    assert log.mean_before(6, 2) == {'loss': (1 / 5 + 0.5) / 2}
+    assert log.mean_before(5, 2) == {'loss': (1 / 4 + 1 / 5) / 2}
     assert [row['step'] for row in tiny.curve(log.path)] == [1, 2, 3, 4, 5, 6]
     # TensorBoard drops what it knows from the step of a START on, and keeps the rows before it.
     _, start, row = events(tmp_path / 'tensorboard')

@@ -19,6 +19,13 @@ CONTRACT = Contract(size=SIZE, bits=8, channels=1, region='full', mean=0.5, std=
 NAMES = ('negative', 'typical', 'other')
 
 
+class State(SimpleNamespace):
+    """Fields of a TrainState."""
+
+    def replace(self, **changes):
+        return State(**(vars(self) | changes))
+
+
 class TinyNetwork(nn.Module):
     """Two convolutions of stride 2, each with batch norm."""
 
@@ -83,7 +90,7 @@ def compiled_loss(task, encoder, devices: int = 1):
 
     def step(params, state, views):
         def loss_function(params):
-            whole = SimpleNamespace(params=params, **state)
+            whole = State(params=params, **state)
             loss, aux = task.loss(encoder, params, whole, views, jax.random.key(7))
             return parallel.mean(loss), aux
 

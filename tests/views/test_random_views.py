@@ -1,6 +1,7 @@
 """Random views by what they draw: rectangles, angles and factors, each from its distribution."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -119,16 +120,18 @@ def test_parts_are_switched_on_with_their_probability_and_off_by_zero(monkeypatc
         patch.delattr(geometry, 'rotate')
         patch.delattr(intensity, 'random_brightness_contrast')
         patch.delattr(intensity, 'gaussian_blur')
+        patch.delattr(intensity, 'solarize')
         plain = views()
     changed = {
         'jitter': views(jitter=0.3, brightness=0.4),
         'blur': views(blur=0.3, blur_sigma=(1.0, 2.0)),
+        'solarize': views(solarize=0.3),
     }
     changed = {name: abs(v - plain).max((1, 2, 3)) > 1e-6 for name, v in changed.items()}
     for name, rows in changed.items():
         assert stats.binomtest(int(rows.sum()), 600, 0.3).pvalue > P_VALUE, name
-    both = int((changed['jitter'] & changed['blur']).sum())
-    assert stats.binomtest(both, 600, 0.09).pvalue > P_VALUE
+    for one, other in itertools.combinations(changed.values(), 2):
+        assert stats.binomtest(int((one & other).sum()), 600, 0.09).pvalue > P_VALUE
     always = views(jitter=1.0, brightness=0.0, contrast=0.0, blur=1.0, blur_sigma=(0.01, 0.02))
     np.testing.assert_allclose(always, plain, atol=1e-6)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from cxr_jax.views import geometry, intensity
@@ -108,6 +108,13 @@ def test_blur_is_scipys(sigma):
     # Dividing by the blurred ones is what renormalising the weights at the border means.
     expected = blurred(image.astype(np.float64)) / blurred(np.ones(image.shape))
     np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_solarisation_is_pillows():
+    pixels = np.arange(256, dtype=np.uint8)[None]
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(pixels)), np.float32) / 255
+    solarized = intensity.solarize(jnp.asarray(pixels[..., None] / np.float32(255)))
+    np.testing.assert_allclose(solarized[..., 0], expected, atol=1e-6)
 
 
 def test_brightness_and_contrast_are_clipped_one_after_the_other():
