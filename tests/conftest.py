@@ -5,15 +5,9 @@ import pathlib
 
 import pytest
 
-os.environ['XLA_FLAGS'] = ' '.join([
-    os.environ.get('XLA_FLAGS', ''),
-    '--xla_force_host_platform_device_count=8',
-    # Tests compile far more than they compute.
-    '--xla_backend_optimization_level=0',
-    '--xla_llvm_disable_expensive_passes=true',
-    '--xla_cpu_use_fusion_emitters=false',
-])  # fmt: skip
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+from tests import fake_devices
+
+fake_devices.use()
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 SHARED = pathlib.Path(os.environ.get('CXR_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))

@@ -37,12 +37,16 @@ RUNS = {
 LOG_STEPS = 2  # the processes ask each other after so many
 
 
-def exact(folder: pathlib.Path, mesh) -> None:
+# Cases of tests.exactness: rows of all devices gathered, permuted, and statistics over them. What
+# a task adds to these is the same program whatever process the devices belong to.
+CASES = ('moco', 'relloc')
+
+
+def exact(folder: pathlib.Path, data, mesh) -> None:
     """exactness.train of every case, as <case>.npz."""
-    with jax.enable_x64(True):
-        for case in exactness.CASES:
-            found = exactness.train(case, mesh)
-            hosts.on_first(lambda case=case, found=found: np.savez(folder / case, **found))
+    for case in CASES:
+        found = exactness.train(exactness.stage_of(data, case), mesh, folder / f'exact-{case}')
+        hosts.on_first(lambda case=case, found=found: np.savez(folder / case, **found))
 
 
 def plan_of(name: str, data, workdir: pathlib.Path, devices: int):
@@ -82,7 +86,7 @@ def main() -> None:
         hosts.on_first(refuse, 'only the first process says this')
     except UserError as error:
         told['refused'] = str(error)
-    exact(folder, mesh)
+    exact(folder, data, mesh)
     stop = tiny.sigterm_at(STOPPED_AT) if last else as_it_is
     for name in RUNS:
         around = stop if name == 'stopped_by_two' else as_it_is

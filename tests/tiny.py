@@ -1,6 +1,7 @@
-"""Curricula small enough for tests: 34 phantoms of 40 px, ResNet-18 of width 8 at 32 px, 8 steps.
+"""Curricula small enough for tests: 34 phantoms of 40 px, two convolutions at 32 px, 8 steps.
 
-Every task's step is compiled once per session and shared by all tests.
+Every task's step is compiled once per session and shared by all tests. A task's settings are those
+of the preset `demo`, so its own `small`, with what stands here over them.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.train import loop, validation
 from cxr_jax.train import state as states
+from tests import small_network
 
 IMAGES, SIZE, STEPS = 48, 40, 8
 EVERY_STAGE = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 1.0, 'task.image_size': 32}
@@ -41,7 +43,7 @@ OF_A_TASK = {
 def settings(tasks: str, readout: str = 'classify') -> dict:
     """Flat config overrides of the curriculum 'moco_rot' or 'scratch'."""
     flat = {'data.name': 'synthetic_cxr', 'data.size': SIZE, 'eval.resamples': 100}
-    flat |= {'encoder.name': 'resnet18', 'encoder.width': 8, 'keep': 'all'}
+    flat |= {'encoder.name': small_network.NAME, 'encoder.width': 8, 'keep': 'all'}
     names = (*stages_of(tasks), *(() if readout == 'none' else (readout,)))
     for name in names:
         of_a_task = OF_A_TASK.get(kind_of(name), {})

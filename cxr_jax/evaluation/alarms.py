@@ -59,16 +59,13 @@ def judge(rows: Sequence[dict], total: int, chance: float | None) -> list[str]:
     """The alarms that are on after the last look; the rows before it tell theirs in 'alarms'."""
     before = rows[-2].get('alarms', []) if len(rows) > 1 else []
     recent = [
-        values(rows[: len(rows) - back], total, chance)
-        for back in range(min(PATIENCE, len(rows)))
+        values(rows[: len(rows) - back], total, chance) for back in range(min(PATIENCE, len(rows)))
     ]
 
     def is_on(name: str) -> bool:
         found = [each[name] for each in recent if name in each]
         if name in before:
-            return not (
-                len(found) == PATIENCE and all(v.value > RELIEF * v.limit for v in found)
-            )
+            return not (len(found) == PATIENCE and all(v.value > RELIEF * v.limit for v in found))
         return len(found) == PATIENCE and all(v.value < v.limit for v in found)
 
     return [name for name in MEANINGS if is_on(name)]

@@ -79,7 +79,7 @@ class Features(NamedTuple):
 class EncoderSettings:
     """The user's choice of a network."""
 
-    name: str = setting('resnet50', one_of=tuple(ENCODERS))  # of the network
+    name: str = setting('resnet50', one_of=ENCODERS)  # of the network
     width: int = setting(64, at_least=1)  # channels of the stem; the papers' 64
     channels: int = setting(1, one_of=(1, 3))  # of the input; 3 repeats the grey image
     # Of the computation; auto = bfloat16 on accelerators, float32 on CPU.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cxr_jax.models.encoder import Contract
+from cxr_jax.models.encoder import Contract, Encoder
 from cxr_jax.run.corpora import Data
 from cxr_jax.train.stage import Labelled
 from data_pipelines.errors import UserError
@@ -120,4 +120,26 @@ def _check_probed(data: Data, validation: Labelled | None) -> None:
             f'{asked[0]} reads frozen features out on labelled validation images, and this run has '
             'none. Give it a readout and a set with validation images (of cross-validation, only '
             'a run in which a search or early stopping needs them has any), or leave it out.'
+        )
+
+
+def check_batch_fits(name: str, batch: int, train: Labelled, devices: int) -> None:
+    """UserError for a stage whose batch is larger than what it trains on."""
+    if batch > train.images:
+        fitting = train.images // devices * devices
+        advice = f'use {fitting} or less' if fitting else f'there must be {devices} or more'
+        raise UserError(
+            f'--config.stage.{name}.batch_size={batch} is larger than what it trains on '
+            f'({train.images} images of {train.corpus.title}); {advice}.'
+        )
+
+
+def check_input(name: str, pixels: int, encoder: Encoder) -> None:
+    """UserError for a stage that gives the network smaller images than it can see."""
+    if pixels < encoder.smallest_image:
+        raise UserError(
+            f'Stage {name} gives the network images of {pixels} pixels; {encoder.settings.name} '
+            f'needs {encoder.smallest_image} or more. Enlarge '
+            f'--config.stage.{name}.task.image_size, or use a ResNet '
+            '(--config.encoder.name=resnet18).'
         )

@@ -20,6 +20,8 @@ class MonitorSettings:
     on_collapse: str = setting('warn', one_of=('warn', 'stop'))
     # Epochs between two probes of the frozen features on the validation images; 0 = none.
     probe_epochs: int = setting(0, at_least=0)
+    # At the end of the run: what each stage forgets of the earlier ones.
+    retention: bool = False
 
 
 def monitors_of(

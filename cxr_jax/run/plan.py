@@ -5,7 +5,13 @@ import pathlib
 
 from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
 from cxr_jax.run.candidates import candidates, describe
-from cxr_jax.run.checks import check_batch, check_contract, check_images
+from cxr_jax.run.checks import (
+    check_batch,
+    check_batch_fits,
+    check_contract,
+    check_images,
+    check_input,
+)
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.settings import Settings, kind_of, read_config
 from cxr_jax.run.teacher import before_the_first, distillation_of
@@ -138,41 +144,15 @@ class _Planner:
         run, name = self._settings.run, of.name
         if not settings.task.trains:
             settings = dataclasses.replace(settings, epochs=0)
-        images, batch = of.train.images, settings.batch_size
-        reads_out = name == self._settings.readout
-        check_batch(f'stage.{name}.batch_size', batch, self._devices)
-        if batch > images:
-            fitting = images // self._devices * self._devices
-            enough = f'there must be {self._devices} or more'
-            advice = f'use {fitting} or less' if fitting else enough
-            raise UserError(
-                f'--config.stage.{name}.batch_size={batch} is larger than what it trains on '
-                f'({images} images of {of.train.corpus.title}); {advice}.'
-            )
-        facts = Facts(
-            images=images,
-            batch_size=batch,
-            steps_per_epoch=images // batch,
-            total_steps=settings.epochs * (images // batch),
-            devices=self._devices,
-            feature_width=of.encoder.feature_width,
-            names=self._data.target.names if reads_out else (),
-            exclusive=not reads_out or self._data.target.exclusive,
-            counts=self._data.target.balance(of.train.corpus) if reads_out else (),
-        )
+        check_batch(f'stage.{name}.batch_size', settings.batch_size, self._devices)
+        check_batch_fits(name, settings.batch_size, of.train, self._devices)
+        facts = self._facts(of, settings)
         try:
             task, reasons = settings.task.resolve(facts)
         except UserError as error:
             raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
-        distillation = distillation_of(name, settings, of.before)
-        least = of.encoder.smallest_image
-        if task.smallest_input < least:
-            raise UserError(
-                f'Stage {name} gives the network images of {task.smallest_input} pixels; '
-                f'{run.encoder.name} needs {least} or more. Enlarge '
-                f'--config.stage.{name}.task.image_size, or use a ResNet '
-                '(--config.encoder.name=resnet18).'
-            )
+        distillation = distillation_of(name, settings, of.before, task.frozen(facts))
+        check_input(name, task.smallest_input, of.encoder)
         notes = [f'{k} = {getattr(task, k)} ({why})' for k, why in reasons.items() if why]
         if distillation:
             notes.append(f'distil = {distillation.kind} (keeps what {of.before} has left)')
@@ -196,6 +176,21 @@ class _Planner:
             on_device=run.data.on_device,
         )
         return stage, notes
+
+    def _facts(self, of: '_OfStage', settings: StageSettings) -> Facts:
+        images, batch = of.train.images, settings.batch_size
+        reads_out, target = of.name == self._settings.readout, self._data.target
+        return Facts(
+            images=images,
+            batch_size=batch,
+            steps_per_epoch=images // batch,
+            total_steps=settings.epochs * (images // batch),
+            devices=self._devices,
+            feature_width=of.encoder.feature_width,
+            names=target.names if reads_out else (),
+            exclusive=not reads_out or target.exclusive,
+            counts=target.balance(of.train.corpus) if reads_out else (),
+        )
 
     def _search(self, of: '_OfStage', settings: StageSettings) -> tuple[Search, str]:
         """(Search with a Stage for every candidate, a line that tells them)."""

@@ -27,7 +27,8 @@ from cxr_jax.tasks.base import Readout
 from cxr_jax.train import state as states
 from cxr_jax.train.features import corpus_features
 from cxr_jax.train.feed import fields_of
-from cxr_jax.train.stage import Stage, stage_seed
+from cxr_jax.train.probing import BATCH
+from cxr_jax.train.stage import Probed, Stage, stage_seed
 from cxr_jax.train.step import make_observation
 from data_pipelines.prepared import loader
 
@@ -64,7 +65,7 @@ def measure(
             _Row(stages[n], mesh).measured(outcomes[n].parts, encoders[n + 1 :], draws)
             for n in rows
         ],
-        'probe': _probe(plan, stages[-1], encoders, draws, mesh),
+        'probe': _probe(stages[-1].probed, branch.encoder, encoders, draws, mesh),
     }
     print(f'retention: measured in {time.monotonic() - began:.0f} s', flush=True)
     return found
@@ -187,27 +188,26 @@ def _with_encoder(state, part: dict):
     return changed
 
 
-def _probe(plan: Plan, readout: Stage, encoders: list[dict], draws: Draws, mesh) -> dict | None:
+def _probe(probed: Probed | None, encoder, encoders: list[dict], draws: Draws, mesh) -> dict | None:
     """A ridge probe on the features of each encoder, before any stage and after each: the headline
-    of the readout's target, fitted to its training images; None without a readout or labels."""
-    judged = readout.validation
-    if not isinstance(readout.task, Readout) or judged.labels is None or not judged.images:
+    of the run's target. None without labels."""
+    if not probed:
         return None
-    names, exclusive = plan.data.target.names, plan.data.target.exclusive
-    headline, figures = measures.headline(exclusive), []
-    size, batch = readout.task.smallest_input, readout.facts.batch_size
+    headline, figures = measures.headline(probed.exclusive), []
+    batch = -(-BATCH // mesh.size) * mesh.size
     for part in encoders:
         fitted, asked = (
-            corpus_features(readout.encoder, mesh, part, each.corpus, size, batch)
-            for each in (readout.train, judged)
+            corpus_features(encoder, mesh, part, each.corpus, probed.image_size, batch)
+            for each in (probed.train, probed.validation)
         )
-        probe = ridge_probe(fitted, readout.train.labels, len(names))
+        ridge = ridge_probe(fitted, probed.train.labels, len(probed.names))
         table = {
-            'scores': ridge_scores(probe, asked), 'labels': judged.labels,
-            'patients': judged.corpus.groups, 'image_ids': judged.corpus.column('image_id'),
-        }  # fmt: skip
-        table, cohort = labelled(table, names, exclusive)
+            'scores': ridge_scores(ridge, asked),
+            'labels': probed.validation.labels,
+            'patients': probed.validation.corpus.groups,
+            'image_ids': probed.validation.corpus.column('image_id'),
+        }
+        table, cohort = labelled(table, probed.names, probed.exclusive)
         figures.append(resample([headline], [table], cohort, draws).figure(headline))
-    chance = headline.chance(cohort)
-    told = headline.describe() | {'chance': chance, 'figures': figures}
-    return told | {'images': judged.images, 'fitted': readout.train.images}
+    told = headline.describe() | {'chance': headline.chance(cohort), 'figures': figures}
+    return told | {'images': probed.validation.images, 'fitted': probed.train.images}

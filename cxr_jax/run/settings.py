@@ -10,6 +10,7 @@ from cxr_jax.models.encoder import EncoderSettings
 from cxr_jax.run.monitors import MonitorSettings
 from cxr_jax.store.settings import from_settings, setting, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
+from cxr_jax.tasks.frozen import FrozenReadout
 from cxr_jax.train.stage import StageSettings
 from cxr_jax.views.region import REGIONS
 from data_pipelines.errors import UserError
@@ -155,15 +156,25 @@ def check_stage(name: str, stage: StageSettings) -> None:
             f'{where}.data.balance=class needs labels, which only a readout reads; choose one of '
             'none, source, patient.'
         )
-    if search.protocol != 'off' and not stage.task.trains:
+    if not stage.task.trains and (search.protocol != 'off' or stage.early_stop.by != 'none'):
         raise UserError(
-            f'{where}.search.protocol={search.protocol} has nothing to search: {kind_of(name)} '
-            'trains nothing, so it has no learning rate. Use off.'
+            f'{kind_of(name)} has nothing to train, so nothing can be searched or stopped: leave '
+            f'{where}.search.protocol=off and {where}.early_stop.by=none.'
+        )
+    if isinstance(stage.task, FrozenReadout) and stage.distil != 'none':
+        raise UserError(
+            f'{where}.distil={stage.distil} does nothing: {kind_of(name)} leaves the encoder as it '
+            'is. Use none.'
         )
     if search.low > search.high:
         raise UserError(
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '
             'them.'
+        )
+    if stage.early_stop.by != 'none' and not stage.task.trains:
+        raise UserError(
+            f'{where}.early_stop.by={stage.early_stop.by} has nothing to stop: {kind_of(name)} is '
+            'fitted at once. Leave it out.'
         )
     if stage.early_stop.by == 'loss' and stage.task.by_image:
         raise UserError(

@@ -135,7 +135,7 @@ def _description(stage: Stage, log, stopped: dict) -> dict:
         'data': data,
         'steps': stage.total_steps,
         'epochs': stage.settings.epochs,
-        'learning_rate': stage.optimizer.lr,
+        'learning_rate': stage.optimizer.lr if stage.task.trains else None,
         'batch_size': stage.facts.batch_size,
         'wall_seconds': round(log.seconds, 2),
         'images_per_second': log.images_per_second(),

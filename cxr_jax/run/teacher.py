@@ -21,10 +21,13 @@ def before_the_first(run: RunSettings) -> str | None:
     return read_description(folder)['task'] if folder.is_dir() else WEIGHTS
 
 
-def distillation_of(name: str, settings: StageSettings, before: str | None) -> Distillation | None:
-    """The distillation of a stage, None for none; `before` as in before_the_first.
+def distillation_of(
+    name: str, settings: StageSettings, before: str | None, frozen: dict
+) -> Distillation | None:
+    """The distillation of a stage, None for none; `before` as in before_the_first, `frozen` as of
+    its task.
 
-    UserError where the stage before has not left what it needs.
+    UserError where the stage before has not left what it needs, or where nothing could be kept.
     """
     asked = f'--config.stage.{name}.distil={settings.distil}'
     if settings.distil == NONE:
@@ -34,6 +37,10 @@ def distillation_of(name: str, settings: StageSettings, before: str | None) -> D
             f'{asked} keeps what the stage before has learnt, and {name} is the first stage of a '
             'fresh encoder. Set it to none, put a stage before it, or start from a finished one '
             '(--config.encoder.weights=<its folder>).'
+        )
+    if frozen.get('encoder', 0) is None:
+        raise UserError(
+            f'{asked} has no effect: {name} leaves the encoder as it is. Set it to none.'
         )
     known = TASKS | READOUTS
     heads = [each for each, task in known.items() if task.linear_head]

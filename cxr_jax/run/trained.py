@@ -65,7 +65,7 @@ def load_readout(folder: pathlib.Path) -> TrainedReadout:
         restored(EncoderSettings(), network, folder), Contract(**told['contract'])
     )
     # Bundles of before `derived` was recorded are of readouts that derive their outputs alone.
-    filled_in = told.get('derived', {'outputs': len(names)})
+    filled_in = told.get('derived', {}) | {'outputs': len(names)}
     readout = READOUTS[told['task']]()
     readout = restored(readout, content['settings']['task'] | filled_in, folder)
     uncertain = told['run'].get('data', {}).get('uncertain', 'ignore')

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import operator
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from data_pipelines.errors import UserError
@@ -26,7 +26,7 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    one_of: tuple = (),
+    one_of: Collection = (),
     neutral=_NONE,
     result: bool = True,
 ):

@@ -16,16 +16,13 @@ needs to know nothing of it. Means are over all images that the student sees.
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from cxr_jax.models.heads import LinearHead, torch_linear, unit_rows
-from cxr_jax.models.norm import BatchNorm
+from cxr_jax.models.heads import MLP, LinearHead, unit_rows
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Task
-from data_pipelines.errors import UserError
 
 NONE, FEATURES, CASSLE, LWF = KINDS = ('none', 'features', 'cassle', 'lwf')
 PART = 'distiller'  # of the student: predictor or head; no stage leaves it
@@ -55,17 +52,6 @@ def soft_target_loss(student, teacher, temperature: float, exclusive: bool = Tru
     return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
 
 
-class Predictor(nn.Module):
-    """Linear, batch norm over the mesh, ReLU, linear: [B, D] -> [B, D]."""
-
-    @nn.compact
-    def __call__(self, x):
-        width = x.shape[-1]
-        x = torch_linear(HIDDEN, width, 'linear1')(x)
-        x = BatchNorm(axis_name=parallel.AXIS, name='bn1')(x, train=True)
-        return torch_linear(width, HIDDEN, 'linear2')(nn.relu(x))
-
-
 @dataclasses.dataclass(frozen=True)
 class Distillation:
     """What is kept of the stage before, and how much it counts."""
@@ -87,7 +73,8 @@ class Distillation:
             return {PART: parts['head']['params']}, {PART: {}}, teacher
         if self.kind == FEATURES:
             return {}, {}, teacher
-        variables = Predictor().init(key, jnp.zeros((2, encoder.feature_width)))
+        width = encoder.feature_width
+        variables = _predictor(width).init(key, jnp.zeros((2, width)))
         return {PART: variables['params']}, {PART: variables['batch_stats']}, teacher
 
     def term(self, params: dict, batch_stats: dict, features, target, teacher: dict) -> tuple:
@@ -96,7 +83,8 @@ class Distillation:
             return feature_loss(features, target), batch_stats
         if self.kind == CASSLE:
             variables = {'params': params[PART], 'batch_stats': batch_stats[PART]}
-            predicted, new = Predictor().apply(variables, features, mutable=['batch_stats'])
+            predictor = _predictor(features.shape[-1])
+            predicted, new = predictor.apply(variables, features, mutable=['batch_stats'])
             return predictive_loss(predicted, target), {PART: new['batch_stats']}
         old, own = (
             LinearHead(head['linear']['bias'].shape[0]).apply({'params': head}, x)
@@ -104,6 +92,10 @@ class Distillation:
         )
         value = soft_target_loss(own, stop_gradient(old), self.temperature, self.exclusive)
         return value, batch_stats
+
+
+def _predictor(width: int) -> MLP:
+    return MLP((HIDDEN, width), bias=True, axis_name=parallel.AXIS)
 
 
 class _Recording:
@@ -146,10 +138,7 @@ class Distilled:
         recording = _Recording(encoder, params['encoder'])
         loss, aux = self.task.loss(recording, _without(params), own_state(state), views, key)
         if not recording.seen:
-            raise UserError(
-                f'{type(self.task).__name__} does not train the encoder, so that nothing can be '
-                'distilled into it; set its distil to none.'
-            )
+            raise ValueError(f'{type(self.task).__name__} has not called the encoder it trains')
         stats, total, images = {k: v for k, v in state.batch_stats.items() if k == PART}, 0.0, 0
         for seen, features in recording.seen:
             weights = teacher['encoder']['params'], teacher['encoder']['batch_stats']
@@ -167,19 +156,18 @@ class Distilled:
         own, rest = self.task.after_update(_without(params), _without(extra), step)
         return _with(own, params), _with(rest, extra)
 
+    def between(self, state, epoch, *known):
+        changed = self.task.between(own_state(state), epoch, *known)
+        fields = ('params', 'batch_stats', 'extra')
+        return changed.replace(
+            **{name: _with(getattr(changed, name), getattr(state, name)) for name in fields}
+        )
+
 
 def own_state(state):
     """A TrainState without what distillation keeps in it: all that the task itself knows of."""
     fields = ('params', 'batch_stats', 'extra')
     return state.replace(**{name: _without(getattr(state, name)) for name in fields})
-
-
-def rejoined(changed, state):
-    """The TrainState `changed`, made of own_state(state), with what `state` has beyond that."""
-    fields = ('params', 'batch_stats', 'extra')
-    return changed.replace(
-        **{name: _with(getattr(changed, name), getattr(state, name)) for name in fields}
-    )
 
 
 def _without(entries: dict) -> dict:

@@ -23,6 +23,7 @@ class FrozenReadout(Readout):
     exclusive: bool | None = derived(None)
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'statistics')
+    linear_head: ClassVar[bool] = False  # it reads standardised features
 
     def resolve(self, facts):
         task, notes = super().resolve(facts)

@@ -49,7 +49,7 @@ def standardised(tiles):
     """Each tile [p, p, 1] of [..., p, p, 1] with mean 0 and standard deviation 1.
 
     Otherwise the brightness at the borders, and its fall over the image, tell what lies where
-    (Noroozi and Favaro 2016, section 3.3); radiographs are full of such gradients.
+    (Noroozi and Favaro 2016, on shortcuts); radiographs are full of such gradients.
     """
     centred = tiles - tiles.mean((-3, -2, -1), keepdims=True)
     spread = jnp.sqrt(jnp.square(centred).mean((-3, -2, -1), keepdims=True))

@@ -28,7 +28,7 @@ class Probe(FrozenReadout):
         'optimizer.weight_decay': 0.0,
         'optimizer.head_weight_decay': 0.0,
     }
-    small: ClassVar[dict] = {'optimizer.lr': 1.0}
+    small: ClassVar[dict] = {'optimizer.lr': 0.3}  # steps are many for a few hundred images
 
     def init(self, key, encoder, parts):
         params, batch_stats, extra = super().init(key, encoder, parts)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from cxr_jax.evaluation import measures
 from cxr_jax.evaluation.health import distance_from_normal, rankme
@@ -42,10 +43,13 @@ def criterion(by: str, stage: Stage, mesh) -> Criterion:
     if by == 'loss':
         observed = make_observed(stage, mesh)
         return Criterion(lambda state: observed(state)['loss'], False)
-    of_features, higher = {'rank': (rankme, True), 'sigreg': (distance_from_normal, False)}[by]
-    return Criterion(
-        lambda state: float(of_features(training_features(stage, mesh, state))), higher
-    )
+    measure, higher = {'rank': (rankme, True), 'sigreg': (distance_from_normal, False)}[by]
+
+    def of_features(state) -> float:
+        features = training_features(stage, mesh, state)
+        return measure(features) if np.isfinite(features).all() else math.nan
+
+    return Criterion(of_features, higher)
 
 
 def best_row(rows: list[dict], higher_is_better: bool) -> dict | None:

@@ -14,7 +14,6 @@ from cxr_jax.runtime import hosts, parallel
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
-from cxr_jax.tasks import distil
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
 from cxr_jax.train.features import corpus_features
@@ -159,8 +158,7 @@ def _between(training: Training, state, epoch: int):
                 stage.task.smallest_input, stage.facts.batch_size,
             )  # fmt: skip
 
-        new = stage.task.between(distil.own_state(own), epoch, features_of, *told)
-        return distil.rejoined(new, own)
+        return stage.trained_task.between(own, epoch, features_of, *told)
 
     told = () if stage.train.labels is None else (stage.train.labels,)
     if not training.together:

@@ -4,6 +4,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import tqdm
 
@@ -99,22 +100,15 @@ class Health(Monitor):
         return step == 1 or step * looks // total > (step - 1) * looks // total
 
     def look(self, step, seen, log):
-        own = {
-            kind: {name: parallel.own_rows_of(rows)[:ROWS] for name, rows in found.items()}
-            for kind, found in seen.items()
-        }
-        parts = hosts.gather(own)
-        whole = {
-            kind: {
-                name: np.concatenate([part[kind][name] for part in parts])[:ROWS] for name in found
-            }
-            for kind, found in own.items()
-        }
+        parts = hosts.gather(jax.tree.map(lambda rows: rows[:ROWS], parallel.own_rows_of(seen)))
+        whole = jax.tree.map(lambda *rows: np.concatenate(rows)[:ROWS], *parts)
         return hosts.on_first(self._judge, step, whole, log)
 
     def _judge(self, step: int, seen: dict, log) -> Ending:
         """In the first process: the row, what it says on the console, and whether to stop."""
         stage, rows = self._stage, self._record.rows
+        if not all(np.isfinite(view).all() for view in seen['embeddings'].values()):
+            return None  # the loss or the state will be found to be so
         before = rows[-1] if rows else {'step': 0}
         losses = [row['loss'] for row in log.rows if before['step'] < row['step'] <= step]
         row = {'epoch': round(step / stage.facts.steps_per_epoch, 3), 'step': step}

@@ -45,6 +45,8 @@ def probe(stage: Stage, mesh, state) -> dict[str, float]:
 
 
 def _judged(probed: Probed, bank: np.ndarray, queries: np.ndarray) -> dict[str, float]:
+    if not (np.isfinite(bank).all() and np.isfinite(queries).all()):
+        return {'knn': math.nan, 'ridge': math.nan}
     labels, classes = probed.train.labels, len(probed.names)
     ridge = ridge_probe(bank, labels, classes)
     found = {

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -87,8 +88,8 @@ def make_observation(task, encoder, mesh, seed: int):
     embeddings: {view: [B, D]}, rows sharded.
     """
 
-    def observe(state, batch, number):
-        view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+    def observe(state, batch, key):
+        view_key, loss_key = jax.random.split(jax.random.wrap_key_data(key))
         views = make_views(task, encoder, view_key, batch)
         state = own_state(state)
         loss, aux = task.loss(encoder, state.params, state, views, loss_key)
@@ -96,11 +97,17 @@ def make_observation(task, encoder, mesh, seed: int):
 
     rows, alike = PartitionSpec(parallel.AXIS), PartitionSpec()
 
-    def on_mesh(state, batch, number):
+    @jax.jit
+    def on_mesh(state, batch, key):
         mapped = jax.shard_map(
             observe, mesh=mesh, in_specs=(layout(task, state), rows, alike),
             out_specs=(alike, alike, rows),
         )  # fmt: skip
-        return mapped(state, batch, number)
+        return mapped(state, batch, key)
 
-    return jax.jit(on_mesh)
+    def observation(state, batch, number: int):
+        # Not inside: other seeds find the program compiled.
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(number))
+        return on_mesh(state, batch, np.asarray(jax.random.key_data(key)))
+
+    return observation

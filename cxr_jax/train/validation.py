@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from cxr_jax.evaluation import measures
 from cxr_jax.evaluation.predict import predict_scores
@@ -65,7 +64,7 @@ def make_observed(stage: Stage, mesh) -> Callable[[object], dict[str, float]]:
         )
         for number, batch in enumerate(batches):
             inputs = parallel.put_rows(mesh, {name: batch[name] for name in fields})
-            loss, metrics, _ = observe(state, inputs, np.uint32(number))
+            loss, metrics, _ = observe(state, inputs, number)
             found.append({name: float(v) for name, v in (metrics | {'loss': loss}).items()})
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 

@@ -17,7 +17,7 @@ class PatchGrid:
     """A crop of an image, cut into cells, and a patch at a random place within each of them.
 
     The room to move keeps a patch's border from telling which one continues it (Doersch et al.
-    2015, section 3.1; Noroozi and Favaro 2016, section 3.3).
+    2015, section 3.1).
     """
 
     size: int  # pixels of the crop that holds the grid

@@ -9,11 +9,19 @@ from cxr_jax.tasks.findings import Findings
 from tests.parity import reference as ref
 
 INPUTS, WIDTH, FINDINGS = 3, 4, 3
-TASK = Findings(outputs=FINDINGS)
+WEIGHTS = ((0.4, 2.5), (1.0, 0.7), (1.5, 0.1))  # without and with each finding
+TASKS = {
+    'plain': Findings(outputs=FINDINGS),
+    'weights and focal': Findings(outputs=FINDINGS, weights=WEIGHTS, focal=1.5),
+}
 
 
-@pytest.mark.parametrize(('devices', 'count'), [(1, 100), (4, 10)])
-def test_the_whole_step(devices, count):
+@pytest.mark.parametrize(
+    ('task', 'devices', 'count'),
+    [('plain', 1, 100), ('plain', 4, 10), ('weights and focal', 1, 30)],
+)
+def test_the_whole_step(task, devices, count):
+    task = TASKS[task]
     for seed, rows, _ in ref.cases(count):
         rows = rows if devices == 1 else 8
         rng = np.random.default_rng(seed)
@@ -31,9 +39,11 @@ def test_the_whole_step(devices, count):
             logits, total, known = ref.linear(pooled, params['head']['linear']), 0, 0
             for at in np.ndindex(logits.shape):
                 if views['label'][at] >= 0:
-                    sign = 1 if views['label'][at] else -1
-                    total = total + np.log(1 + np.exp(-sign * logits[at]))
+                    there = views['label'][at]
+                    log_p = -np.log(1 + np.exp(-logits[at] if there else logits[at]))
+                    weight = task.weights[at[1]][there] if task.weights else 1
+                    total = total - weight * (1 - np.exp(log_p)) ** task.focal * log_p
                     known += 1
             return total / max(known, 1)
 
-        ref.assert_task_parity(TASK, ref.LinearEncoder(WIDTH), state, views, loss, devices)
+        ref.assert_task_parity(task, ref.LinearEncoder(WIDTH), state, views, loss, devices)

@@ -43,3 +43,22 @@ def command(monkeypatch, capsys, tmp_path):
         return SimpleNamespace(code=stopped.value.code, **capsys.readouterr()._asdict())
 
     return run
+
+
+@pytest.fixture(scope='session')
+def exact(tiny_data, tmp_path_factory):
+    """(case, devices) -> exactness.train on the first devices of this process, done once."""
+    import functools
+
+    import jax
+
+    from cxr_jax.runtime import parallel
+    from tests import exactness
+
+    @functools.cache
+    def train(case, devices):
+        mesh = parallel.data_mesh(jax.devices()[:devices])
+        stage = exactness.stage_of(tiny_data, case)
+        return exactness.train(stage, mesh, tmp_path_factory.mktemp('exact'))
+
+    return train

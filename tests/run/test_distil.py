@@ -48,11 +48,13 @@ def test_a_temperature_counts_where_there_is_one(tiny_data):
         ('moco', {'stage.classify.distil': 'lwf'}, 'left by moco, which has none.*rot, classify'),
         ('rot_relloc', {'stage.classify.distil': 'lwf'}, 'left by relloc.*can follow rot'),
         ('rot', {'stage.classify.distil': 'kd'}, 'none, features, cassle, lwf'),
+        ('rot', {'stage.probe.distil': 'features'}, 'probe leaves the encoder as it is'),
     ],
 )
 def test_what_cannot_be_distilled_is_told_when_the_run_is_planned(tasks, changes, told, tiny_data):
     with pytest.raises(UserError, match=f'--config.stage.{next(iter(changes))[6:]}.*{told}'):
-        tiny.make_plan(tiny_data, tasks, **changes)
+        readout = 'probe' if 'probe' in next(iter(changes)) else 'classify'
+        tiny.make_plan(tiny_data, tasks, readout, **changes)
 
 
 def copied(folder, to, task='rot', change=0.0):

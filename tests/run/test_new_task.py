@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from configs.study import get_config
 from cxr_jax.models.heads import unit_rows
+from cxr_jax.run.monitors import MonitorSettings, monitors_of
 from cxr_jax.runtime import parallel
 from cxr_jax.runtime.interrupt import Interrupted
 from cxr_jax.store import trees
@@ -26,7 +27,6 @@ from cxr_jax.tasks import TASKS
 from cxr_jax.tasks.base import Aux, Task
 from cxr_jax.train import loop
 from cxr_jax.train.features import corpus_features
-from cxr_jax.train.monitor import Health
 from cxr_jax.views.geometry import resize
 from data_pipelines.errors import UserError
 from data_pipelines.prepared import loader
@@ -153,35 +153,23 @@ def test_features_are_those_of_the_corpus_in_its_order(tiny_data, whole):
 def test_interrupted_equals_uninterrupted(step, whole, tmp_path):
     """Also at the border of an epoch, which is not crossed twice, and while it is looked at."""
     each, _, directory, _ = whole
+    settings = MonitorSettings(health_looks=4, probe_epochs=1)
+    watch = functools.partial(monitors_of, settings, tiny.one_device())
     BORDERS.clear()
     with pytest.raises(Interrupted, match=f'step {step} of 8'):
-        tiny.run(each, tmp_path, around=tiny.sigterm_at(step), health_epochs=1.0)
-    outcome = tiny.run(each, tmp_path, health_epochs=1.0)
+        tiny.run(each, tmp_path, around=tiny.sigterm_at(step), watch=watch)
+    outcome = tiny.run(each, tmp_path, watch=watch)
     assert not outcome.reused and [epoch for epoch, _ in BORDERS] == [0, 1]
     tiny.assert_same_training(StageDirectory(tmp_path, 'groups', each.key), directory)
     rows = [json.loads(row) for row in (outcome.folder / 'health.jsonl').open()]
-    assert [(row['epoch'], row['step']) for row in rows] == [(1, 4), (2, 8)]
+    assert [row['step'] for row in rows] == [1, 2, 4, 6, 8]
+    losses = [row['loss'] for row in outcome.metrics]
+    assert rows[2]['loss'] == pytest.approx(np.mean(losses[2:4]))
     for row in rows:
-        assert row.keys() == {'epoch', 'step', 'image_std', 'image_rank'}
-        assert 0.05 < row['image_std'] < 1 < row['image_rank'] <= 8
-
-
-def test_a_collapsed_encoder_is_told(whole, tmp_path):
-    """Each image has the same embedding: nothing but the shifts of the last norm is left."""
-    each, outcome, _, _ = whole
-    parent = tiny.fresh_parts(each.encoder)
-    program = tiny.build_once(each, parent, tiny.one_device())
-    state = program.create(parent, 0.1)
-    health = Health(each, tiny.one_device(), tmp_path, 1.0)
-    health(1, state)
-    collapsed = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full_like(leaf, trees.name_of(path).endswith('bias')),
-        state.params['encoder'],
-    )
-    health(2, state.replace(params=state.params | {'encoder': collapsed}))
-    before, after = [json.loads(row) for row in (tmp_path / 'health.jsonl').open()]
-    assert before['image_std'] > 0.05 and before['image_rank'] > 1.05
-    assert after['image_std'] < 1e-3 and after['image_rank'] < 1.001
+        assert 0.05 < row['std'] < 1 < row['rank'] <= 8 and row['alarms'] == []
+    rows = [json.loads(row) for row in (outcome.folder / 'probes.jsonl').open()]
+    assert [(row['epoch'], row['step']) for row in rows] == [(0, 0), (1, 4), (2, 8)]
+    assert len({(row['knn'], row['ridge']) for row in rows}) > 1
 
 
 def test_its_bundle_has_the_part_that_the_next_stage_takes(tiny_data, whole, tmp_path):
@@ -205,33 +193,12 @@ def test_its_bundle_has_the_part_that_the_next_stage_takes(tiny_data, whole, tmp
         tiny.run(four['groups2'], tmp_path, outcome.parts)
 
 
-def in_float64(each, devices, folder):
-    """Every leaf of the state after the whole stage, and its losses, as exactness.train."""
-    mesh = parallel.data_mesh(jax.devices()[:devices])
-    encoder = exactness.make_encoder(each.encoder.contract)
-    each = dataclasses.replace(each, encoder=encoder)
-    with jax.enable_x64(True):
-        params, stats = encoder.init(jax.random.key(0), 32)
-        parent = {'encoder': {'params': params, 'batch_stats': stats}}
-        narrow = loop.build_program(each, jax.tree.map(exactness.widened, parent), mesh)
-
-        def create(parts, lr):
-            return jax.tree.map(exactness.widened, narrow.create(parts, lr))
-
-        like = jax.eval_shape(functools.partial(create, narrow.parent, 0.0))
-        program = dataclasses.replace(narrow, create=create, like=like)
-        state, (log,) = loop.train(loop.Training([each], program, [folder]), each.total_steps)
-        metrics = [{name: row[name] for name in ('loss', 'grad_norm')} for row in log.rows]
-        return exactness.leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
-
-
 def test_eight_devices_equal_one(tiny_data, tmp_path):
     """Its memory, groups and centroids among the rest."""
-    each = tiny.make_stages(tiny_data, 'groups')['groups']
-    found = {}
+    each, found = exactness.stage_of(tiny_data, 'groups', 8), {}
     for devices in (1, 8):
-        (tmp_path / str(devices)).mkdir()
-        found[devices] = in_float64(each, devices, tmp_path / str(devices))
+        mesh = parallel.data_mesh(jax.devices()[:devices])
+        found[devices] = exactness.train(each, mesh, tmp_path / str(devices))
     memory = found[1]["['state']['extra']['memory']"]
     assert memory.dtype == np.float64 and np.any(memory)
     assert len(np.unique(found[1]["['state']['extra']['groups']"])) > 1

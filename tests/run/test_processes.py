@@ -55,12 +55,12 @@ def told(folder):
     return [json.loads((folder / f'told.{index}.json').read_text()) for index in range(PROCESSES)]
 
 
-@pytest.mark.parametrize('case', exactness.CASES)
-def test_training_is_that_of_one_process(case, folder):
+@pytest.mark.parametrize('case', process_worker.CASES)
+def test_training_is_that_of_one_process(case, folder, exact):
     for each in told(folder):
         assert each['devices'] == PROCESSES * DEVICES
         assert each['refused'] == 'only the first process says this'
-    expected = exactness.trained(case, PROCESSES * DEVICES)
+    expected = exact(case, PROCESSES * DEVICES)
     exactness.assert_equal(dict(np.load(folder / f'{case}.npz')), expected)
 
 

@@ -15,7 +15,6 @@ from cxr_jax.runtime import command_line
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store.checkpoint import Checkpoints
 from cxr_jax.store.stages import StageDirectory
-from cxr_jax.tasks import TASKS
 from cxr_jax.train import loop as training
 from cxr_jax.train.log import StageLog
 from tests import tiny
@@ -31,19 +30,6 @@ def finish(each, store, undisturbed):
     assert not outcome.reused
     tiny.assert_same_training(StageDirectory(store, each.name, each.key), undisturbed[2])
     return outcome
-
-
-@pytest.mark.parametrize('name', TASKS)
-def test_interrupted_equals_uninterrupted(name, undisturbed, tmp_path):
-    each, expected, _ = undisturbed(name)
-    assert len({row['loss'] for row in expected.metrics}) == tiny.STEPS
-    with pytest.raises(Interrupted, match=f'stage {name} stopped and saved at step 5 of 8'):
-        tiny.run(each, tmp_path, around=tiny.sigterm_at(5))
-    outcome = finish(each, tmp_path, undisturbed(name))
-    assert outcome.description['resumed'] == 1
-    assert [row['session'] for row in outcome.metrics] == [1] * 5 + [2] * 3
-    seconds = [row['seconds'] for row in outcome.metrics]
-    assert seconds == sorted(seconds) and outcome.description['wall_seconds'] >= seconds[-1]
 
 
 @pytest.fixture(scope='module')

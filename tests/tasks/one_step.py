@@ -3,16 +3,14 @@
 import functools
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax.models.conv import Conv
 from cxr_jax.models.encoder import Contract, Encoder, EncoderSettings
-from cxr_jax.models.norm import BatchNorm
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Facts
+from tests.small_network import SmallNetwork
 
 SIZE, BATCH = 24, 8
 CONTRACT = Contract(size=SIZE, bits=8, channels=1, region='full', mean=0.5, std=0.25, fill=0.5)
@@ -26,22 +24,11 @@ class State(SimpleNamespace):
         return State(**(vars(self) | changes))
 
 
-class TinyNetwork(nn.Module):
-    """Two convolutions of stride 2, each with batch norm."""
+class TinyNetwork(SmallNetwork):
+    """With 3 and 6 channels."""
 
-    stages = ('first', 'last')
+    width: int = 3
     feature_width = 6
-    smallest_image = 1
-    dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, train: bool, groups: int = 1):
-        maps = {}
-        for name, width in zip(self.stages, (3, self.feature_width), strict=True):
-            x = Conv(width, 3, 2, 1, name=f'{name}_conv')(x)
-            x = BatchNorm(parallel.AXIS, groups, name=f'{name}_norm')(x, train)
-            x = maps[name] = nn.relu(x)
-        return maps
 
 
 def tiny_encoder(network=None, contract=CONTRACT) -> Encoder:

@@ -10,13 +10,21 @@ import pytest
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
-from cxr_jax.tasks.distil import EXTRA, PART, Distillation, Distilled, own_state, rejoined
+from cxr_jax.tasks.distil import EXTRA, PART, Distillation, Distilled, own_state
 from cxr_jax.tasks.rot import Rotation
 from cxr_jax.train import state as states
 from cxr_jax.train.optim import OptimizerSettings, optimizer, rate_factor
 from cxr_jax.train.step import make_observation, make_train_step
 from data_pipelines.errors import UserError
-from tests.tasks.one_step import SIZE, State, make_views, random_batch, run_loss, tiny_encoder
+from tests.tasks.one_step import (
+    SIZE,
+    State,
+    facts,
+    make_views,
+    random_batch,
+    run_loss,
+    tiny_encoder,
+)
 from tests.tasks.test_every_task import resolved
 
 RATE, TRANSFORM = 0.1, optimizer(OptimizerSettings())
@@ -66,13 +74,24 @@ def train(task, batches: int = 1):
     return before, *jax.device_get((state, metrics))
 
 
-@pytest.mark.parametrize('name', TASKS | READOUTS)
+def trains_its_encoder(name) -> bool:
+    return resolved(name).frozen(facts()).get('encoder', 0) is not None
+
+
+@pytest.mark.parametrize('name', filter(trains_its_encoder, TASKS | READOUTS))
 def test_every_task_can_be_distilled_into(name):
     """Its own loss beside the term; its own parts and extra as without one; the teacher as it was.
 
     The student's first features are not the teacher's, which normalises by other statistics.
     """
-    task = Distilled(resolved(name), Distillation('features', weight=0.5))
+    own = resolved(name)
+    if name == 'barlow':
+        own = dataclasses.replace(own, projector=(8, 5))
+    task = Distilled(own, Distillation('features', weight=0.5))
+    if task.frozen(facts()).get('encoder', 0) is None:
+        with pytest.raises(UserError, match='does not train the encoder'):
+            train(task)
+        return
     before, after, metrics = train(task)
     total = metrics['task_loss'] + 0.5 * metrics['distil_loss']
     assert metrics['loss'] == pytest.approx(total, rel=1e-5)
@@ -80,7 +99,6 @@ def test_every_task_can_be_distilled_into(name):
     assert jax.tree.structure(after) == jax.tree.structure(before)
     alone = own_state(before)
     assert trees.sha256(alone) == trees.sha256(first_state(task.task))
-    assert trees.sha256(rejoined(alone, before)) == trees.sha256(before)
     assert trees.sha256(after.extra[EXTRA]) == trees.sha256({'encoder': parent()['encoder']})
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, before.params)
     assert max(jax.tree.leaves(moved['encoder'])) > 0
@@ -186,5 +204,5 @@ def test_an_encoder_that_is_not_trained_is_refused():
 
     task = Frozen(image_size=SIZE)
     views = make_views(task, random_batch(task))
-    with pytest.raises(UserError, match='Frozen does not train the encoder'):
+    with pytest.raises(ValueError, match='Frozen has not called the encoder'):
         losses(Distilled(task, Distillation('features')), views)

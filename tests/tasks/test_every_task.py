@@ -7,7 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from cxr_jax.evaluation import alarms
+from cxr_jax.evaluation.health import health
 from cxr_jax.run.settings import read_stage, stage_config
+from cxr_jax.store import trees
 from cxr_jax.store.identity import active
 from cxr_jax.store.settings import from_settings, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
@@ -115,6 +118,35 @@ def test_embeddings_tell_the_images_apart(name):
         assert embeddings.dtype == np.float32 and np.isfinite(embeddings).all(), view
         apart = np.linalg.norm(embeddings[:, None] - embeddings, axis=-1)
         assert (apart + np.eye(BATCH)).min() > 0, view
+
+
+def constant(tree):
+    """An encoder's parameters that leave nothing but the shifts of the last norm."""
+
+    def filled(path, leaf):
+        return np.full_like(leaf, trees.name_of(path).endswith('bias'))
+
+    return jax.tree_util.tree_map_with_path(filled, tree)
+
+
+@pytest.mark.parametrize('name', EVERYONE)
+def test_a_constant_encoder_is_called_within_a_fifth_of_the_run(name):
+    """And one that is not trained yet, whose images look much alike, is not."""
+    task, state, result = stepped(name)
+    extra = dict(state.extra)
+    if 'encoder' in extra.get('teacher', {}):
+        teacher = extra['teacher']
+        extra['teacher'] = teacher | {'encoder': constant(teacher['encoder'])}
+    params = state.params | {'encoder': constant(state.params['encoder'])}
+    planted = type(state)(**(vars(state) | {'params': params, 'extra': extra}))
+    views = make_views(task, random_batch(task))
+    collapsed = run_loss(task, tiny_encoder(), planted, views)
+    for seen, expected in ((result, set()), (collapsed, {'constant'})):
+        rows, looks = [], health(seen.embeddings, {})
+        for step in (1, 5, 10, 15, 20):
+            rows.append({'step': step, 'loss': seen.loss} | looks)
+            rows[-1]['alarms'] = alarms.judge(rows, 100, task.chance_loss())
+        assert set(rows[-1]['alarms']) == expected
 
 
 @pytest.mark.parametrize('name', EVERYONE)
