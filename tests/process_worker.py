@@ -22,6 +22,7 @@ from tests import exactness, tiny
 STOPPED_AT = 3  # the step in which the last process gets SIGTERM
 # At their usual rates trainings multiply the rounding of float32 by more each step.
 SLOW = {'stage.classify.optimizer.lr': 1e-4}
+WATCHED = {'monitor.probe_epochs': 1, 'stage.classify.early_stop.by': 'rank'}
 GRID = {'protocol': 'thesis', 'low': 1e-4, 'high': 1e-3, 'count': 2, 'epochs': 1}
 SEARCH = {
     f'stage.{task}.search.{name}': value
@@ -31,7 +32,7 @@ SEARCH = {
 # Curriculum and changed settings of every run.
 RUNS = {
     'stopped_by_two': ('scratch', SLOW),
-    'stopped_by_one': ('scratch', SLOW),
+    'stopped_by_one': ('scratch', SLOW | WATCHED),
     'searched': ('rot', SEARCH),
 }
 LOG_STEPS = 2  # the processes ask each other after so many

@@ -36,7 +36,10 @@ def rankme(rows: np.ndarray) -> float:
 
     Garrido et al. 2023, equation 1: the effective rank of the rows as they are, not centred.
     """
-    values = np.linalg.svd(np.asarray(rows, np.float64), compute_uv=False)
+    rows = np.asarray(rows, np.float64)
+    # Squares of the singular values, from the smaller side: wide embeddings are looked at often.
+    squares = np.linalg.eigvalsh(rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows)
+    values = np.sqrt(np.maximum(squares, 0))
     shares = values / max(values.sum(), LENGTH_FLOOR) + SHARE_FLOOR
     return float(np.exp(-(shares * np.log(shares)).sum()))
 

@@ -21,7 +21,7 @@ def judged(changes, total=100, chance=None):
     ('name', 'bad', 'better'),
     [
         ('constant', {'std': 0.005}, {'std': 0.012}),
-        ('shrunk', {'centred_rank': 4.0}, {'centred_rank': 6.0}),
+        ('shrunk', {'centred_rank': 3.0}, {'centred_rank': 5.0}),
         ('clusters', FEW, {'entropy': 1.0, 'row_entropy': 0.975}),
     ],
 )

@@ -89,4 +89,13 @@ def made_up_run(exclusive=True):
         **{key: table[key] for key in ('scores', 'labels', 'ail')},
     }  # fmt: skip
     logs = [[{'step': i, 'loss': 2 / (1 + i)} for i in range(40)], [{'step': 1, 'loss': 1.0}]]
-    return {'results': results, 'curves': logs, 'predictions': table, 'gallery': gallery}
+    looks = [
+        {'epoch': k / 2, 'step': 4 * k, 'std': 0.5, 'rank': 9.0, 'centred_rank': 20 / (1 + k),
+         'positive': 0.8, 'negative': 0.6, 'alarms': ['shrunk'] if k in (5, 6, 7) else []}
+        for k in range(10)
+    ]  # fmt: skip
+    probes = [{'epoch': k, 'step': 8 * k, 'knn': 0.3, 'ridge': 0.3 + k / 10} for k in range(3)]
+    return {
+        'results': results, 'curves': logs, 'predictions': table, 'gallery': gallery,
+        'watched': [{'looks': looks, 'probes': probes}, {'looks': looks[:2], 'probes': []}],
+    }  # fmt: skip

@@ -8,7 +8,9 @@ from matplotlib.colors import to_hex
 
 from cxr_jax.report import choose_examples
 from cxr_jax.report.figures.gallery import RIGHT, WRONG, gallery_picture
+from cxr_jax.report.figures.health import health_picture
 from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, roc_picture, smooth
+from cxr_jax.report.measures import Measure
 from tests.report.made_up import CLASSES, FINDINGS, made_up_run
 
 
@@ -152,6 +154,33 @@ def test_roc_of_a_finding_is_that_of_the_images_in_which_it_is_known():
         expected = pairs_auc(scores[known, k], labels[known, k] == 1)
         assert area == pytest.approx(expected, rel=1e-12)
         assert f'n = {(labels[:, k] == 1).sum()} of {known.sum()})' in line.get_label()
+
+
+def test_health_shows_every_fold_and_shades_alarms():
+    """Of two folds of rot and one of classify: lines of the rows, alarms from look to look."""
+    looks, probes = (made_up_run()['watched'][0][kind] for kind in ('looks', 'probes'))
+    watched = [
+        {'looks': looks, 'probes': probes},
+        {'looks': [row | {'std': 0.7, 'alarms': []} for row in looks], 'probes': []},
+        {'looks': [], 'probes': probes},
+    ]
+    measure = Measure('Balanced accuracy', 'percent', True, 1 / 3)
+    figure = health_picture(['rot', 'rot', 'classify'], watched, measure)
+    spread, rank, similarity, frozen, *of_classify = figure.axes
+    assert [axes.get_title(loc='left') for axes in figure.axes[:4]] == [
+        'standard deviation', 'effective rank', 'cosine similarity', 'Balanced accuracy, frozen',
+    ]  # fmt: skip
+    assert [set(line.get_ydata()) for line in spread.lines] == [{0.5}, {0.7}]
+    assert [line.get_label() for line in similarity.lines[:2]] == [
+        'views of one image', 'different images',
+    ]  # fmt: skip
+    np.testing.assert_array_equal(rank.lines[0].get_ydata(), [20 / (1 + k) for k in range(10)])
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in rank.patches]
+    assert spans == [(2.5, 3.0), (3.0, 3.5), (3.5, 4.0)]
+    assert [line.get_ydata()[-1] for line in frozen.lines] == [0.5, 0.3, 1 / 3]
+    assert [len(axes.lines) for axes in of_classify] == [0, 0, 0, 3]
+    alone = health_picture(['rot'], [{'looks': looks, 'probes': []}])
+    assert len(alone.axes) == 3
 
 
 def test_curves_show_raw_smoothed_and_chance():

@@ -25,7 +25,10 @@ from cxr_jax.report.page import PICTURES, run_page, run_title
 from cxr_jax.store.files import write_atomically
 from tests.report.made_up import CLASSES, FINDINGS, figures_of, made_up_run, made_up_table, stage
 
-FILES = {'results.json', 'results.md', 'confusion.png', 'roc.png', 'gallery.png', 'curves.png'}
+FILES = {
+    'results.json', 'results.md', 'confusion.png', 'roc.png', 'gallery.png', 'curves.png',
+    'health.png',
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -336,6 +339,18 @@ def test_cautions_name_every_reason_for_doubt(run):
                   'region lungs_black', '3 test images have no lung mask', '2 test images have no',
                   'down to chance (33.3 %)', 'same value: accuracy of typical'):
         assert sum(words in text for text in found) == 1, words
+
+
+def test_cautions_tell_every_alarm_of_a_stage(run):
+    first, second = run['results']['stages']
+    first['alarms'] = [
+        {'alarm': 'constant', 'from': 60, 'to': 300}, {'alarm': 'shrunk', 'from': 1100, 'to': None}
+    ]  # fmt: skip
+    second['alarms'] = []
+    assert cautions(run['results'])[1:] == [
+        'Stage rot, from step 60 of 1,234 to step 300: all images have nearly the same embedding.',
+        'Stage rot, from step 1,100 of 1,234 on: the embeddings have shrunk to a few directions.',
+    ]
 
 
 def test_cautions_of_a_measure_that_is_better_when_low_look_at_its_upper_bound(findings):

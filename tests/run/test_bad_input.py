@@ -41,7 +41,7 @@ def assert_refused(outcome, *words):
         (['--config', f'{CONFIG}:rot_classify'], ["'classify'", 'The readout follows']),
         (
             ['--config', f'{CONFIG}:rot,readout=segment'],
-            ['classify, findings, none'],
+            ['classify, findings, probe, knn, none'],
         ),
         (['--config', f'{CONFIG}:scratch,readout=none', HERE], ['no stage', 'readout=classify']),
         (

@@ -13,6 +13,9 @@ from cxr_jax.run import curriculum
 from cxr_jax.run.search import SEARCH_FILE
 from cxr_jax.run.workdir import RESULTS_FILE
 from cxr_jax.runtime.interrupt import Interrupted
+from cxr_jax.train.early_stop import EARLY_STOP_FILE
+from cxr_jax.train.monitor import HEALTH_FILE
+from cxr_jax.train.probing import PROBES_FILE
 from tests import exactness, process_worker, tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -65,15 +68,21 @@ def test_training_is_that_of_one_process(case, folder, exact):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tiny_data, tmp_path_factory):
-    """Log rows of the same run on one device."""
+def alone(tiny_data, tmp_path_factory):
+    """Workdir of the same run, uninterrupted, on one device."""
     workdir = tmp_path_factory.mktemp('uninterrupted') / 'run'
     run_alone('stopped_by_one', tiny_data, workdir)
-    return log_of(workdir)
+    return workdir
 
 
-def log_of(workdir):
-    (path,) = workdir.glob('stages/classify-*/metrics.jsonl')
+@pytest.fixture(scope='module')
+def uninterrupted(alone):
+    """Its log rows."""
+    return log_of(alone)
+
+
+def log_of(workdir, file='metrics.jsonl'):
+    (path,) = workdir.glob(f'stages/classify-*/{file}')
     return [json.loads(row) for row in path.open()]
 
 
@@ -92,6 +101,16 @@ def test_two_processes_go_on_where_one_stopped(folder, uninterrupted):
         assert each['stopped_by_one'] == each['searched'] == 'finished'
     rows = log_of(folder / 'stopped_by_one')
     assert_same_curve(rows, uninterrupted, sessions=[1] * 5 + [2] * 3)
+
+
+@pytest.mark.parametrize('file', [HEALTH_FILE, PROBES_FILE, EARLY_STOP_FILE])
+def test_monitors_of_two_processes_see_what_one_sees(file, folder, alone):
+    """Over the whole batch, and from the step on at which they took over."""
+    found, expected = (log_of(workdir, file) for workdir in (folder / 'stopped_by_one', alone))
+    assert len(found) == len(expected) >= 2
+    for row, wanted in zip(found, expected, strict=True):
+        assert row.pop('alarms', []) == wanted.pop('alarms', [])
+        assert row == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
 def assert_same_curve(rows, expected, sessions):
