@@ -29,7 +29,6 @@ CASES = {
     **{name: {} for name in TASKS},
     **{name: {} for name, task in READOUTS.items() if task.exclusive is not False and task.trains},
     'moco, global batch norm': {'task.key_groups': 1},
-    'moco': {'task.key_groups': 4},
     'swav': {'task.small_crops': 2, 'task.small_size': 24},
     'odc': {'task.centroid_steps': 3},
     # In the second epoch two of the four classes are in.
