@@ -77,7 +77,7 @@ def trains_its_encoder(name) -> bool:
     return resolved(name).frozen(facts()).get('encoder', 0) is not None
 
 
-@pytest.mark.parametrize('name', filter(trains_its_encoder, TASKS | READOUTS))
+@pytest.mark.parametrize('name', [*filter(trains_its_encoder, TASKS | READOUTS)])
 def test_every_task_can_be_distilled_into(name):
     """Its own loss beside the term; its own parts and extra as without one; the teacher as it was.
 
