@@ -41,7 +41,7 @@ def features(encoder, mesh, part, *_):
 def test_each_state_gets_features_of_its_own_encoder(weights, monkeypatch):
     monkeypatch.setattr(loop, 'corpus_features', features)
     stage = SimpleNamespace(
-        task=Marking(), encoder=None, train=SimpleNamespace(corpus=None, labels=None),
+        task=Marking(), trained_task=Marking(), encoder=None, train=SimpleNamespace(corpus=None, labels=None),
         facts=SimpleNamespace(batch_size=8),
     )  # fmt: skip
     together = len(weights) > 1
