@@ -134,7 +134,7 @@ def test_papers_is_the_methods_own_settings(name):
         'swav': (256, 200, 'larc', 0.6, 1e-6, 1e-6, 'cosine', 0.0),
         'barlow': (2048, 1000, 'lars', 1.6, 1e-6, 1e-6, 'cosine', 10.0),
         'byol': (4096, 200, 'lars', 4.8, 1e-6, 1e-6, 'cosine', 10.0),
-        'simsiam': (256, 200, 'sgd', 0.05, 1e-4, 1e-4, 'cosine', 0.0),
+        'simsiam': (256, 100, 'sgd', 0.05, 1e-4, 1e-4, 'cosine', 0.0),
         'simclr': (256, 200, 'lars', 0.3, 1e-6, 1e-6, 'cosine', 10.0),
         'lejepa': (256, 100, 'adamw', 5e-4, 5e-4, 5e-4, 'cosine', 1.0),
         'genesis': (8, 200, 'sgd', 1.0, 0.0, 0.0, 'step', 0.0),
