@@ -30,6 +30,11 @@ def own_cautions(results: dict) -> list[str]:
     return found
 
 
+def own_loss(metrics: dict) -> float | None:
+    """The loss of a stage's own task, which chance is told for: without what is distilled."""
+    return metrics.get('task_loss', metrics.get('loss'))
+
+
 def stage_title(stage: dict) -> str:
     """'moco', or 'classify of fold 2', which counts from one."""
     name = literal(stage['stage'])
@@ -37,7 +42,7 @@ def stage_title(stage: dict) -> str:
 
 
 def _stage_cautions(stage: dict) -> list[str]:
-    loss, chance = stage['metrics'].get('loss'), stage['metrics'].get('chance_loss')
+    loss, chance = own_loss(stage['metrics']), stage['metrics'].get('chance_loss')
     found = [_alarm(stage, **alarm) for alarm in stage.get('alarms', [])]
     if loss is not None and not is_known(loss):
         return [f'The loss of stage {stage_title(stage)} is not finite: its training diverged.']

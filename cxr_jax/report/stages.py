@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from cxr_jax.report.blocks import Block, Items, Table, Text, code, literal, table
-from cxr_jax.report.cautions import stage_title
+from cxr_jax.report.cautions import own_loss, stage_title
 from cxr_jax.report.formats import (
     NOT_AVAILABLE,
     decimal,
@@ -79,11 +79,6 @@ def stage_table(results: dict) -> Table:
     for (name, *fold), stage in zip(names[1:], stages, strict=True):
         first.append([f'{_number(results, stage)}{name} {code(stage["key"][:12])}', *fold])
     return with_columns(first, told, short=with_columns(names, short))
-
-
-def own_loss(metrics: dict) -> float | None:
-    """The loss of a stage's own task, which chance is told for: without what is distilled."""
-    return metrics.get('task_loss', metrics.get('loss'))
 
 
 def _names(results: dict) -> list[list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from cxr_jax.report.cautions import own_loss
 from cxr_jax.report.figures.gallery import gallery_picture
 from cxr_jax.report.figures.health import health_picture
 from cxr_jax.report.figures.pictures import confusion_picture, curves_picture, roc_picture
@@ -15,7 +16,6 @@ from cxr_jax.report.files import check_keys, write_page, write_pictures
 from cxr_jax.report.markdown import to_markdown
 from cxr_jax.report.measures import headline_of
 from cxr_jax.report.page import PICTURES, run_page, run_title
-from cxr_jax.report.stages import own_loss
 
 _RESULTS = (
     'name banner preset region command encoder seed curriculum folds data stages test no_maps '

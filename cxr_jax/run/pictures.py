@@ -16,14 +16,15 @@ def pretext_pictures(plan: Plan, outcomes: list[list[Outcome]]) -> dict[str, dic
     """{stage: {title of a row: images [n, S, S]}} of the first fold's stages that draw some."""
     stages = zip(plan.branches[0].stages, outcomes[0], strict=True)
     return {
-        stage.name: _pictures(stage, outcome)
+        stage.name: pictures_of(stage, outcome)
         for stage, outcome in stages
         if type(stage.task).picture is not Task.picture
     }
 
 
-def _pictures(stage: Stage, outcome: Outcome) -> dict[str, np.ndarray]:
-    """Of validation images, evenly from the first to the last (training images without any)."""
+def pictures_of(stage: Stage, outcome: Outcome) -> dict[str, np.ndarray]:
+    """{title of a row: images [n, S, S]} of IMAGES validation images, from the first to the last;
+    of training images where none are kept for validation."""
     task, encoder = stage.task, stage.encoder
     data = stage.validation if stage.validation and stage.validation.images else stage.train
     chosen = np.unique(np.linspace(0, data.images - 1, IMAGES).round().astype(int))

@@ -179,7 +179,7 @@ class _Planner:
 
     def _facts(self, of: '_OfStage', settings: StageSettings) -> Facts:
         images, batch = of.train.images, settings.batch_size
-        reads_out, target = of.name == self._settings.readout, self._data.target
+        target = self._data.target if of.name == self._settings.readout else None
         return Facts(
             images=images,
             batch_size=batch,
@@ -187,9 +187,9 @@ class _Planner:
             total_steps=settings.epochs * (images // batch),
             devices=self._devices,
             feature_width=of.encoder.feature_width,
-            names=target.names if reads_out else (),
-            exclusive=not reads_out or target.exclusive,
-            counts=target.balance(of.train.corpus) if reads_out else (),
+            names=target.names if target else (),
+            exclusive=target.exclusive if target else True,
+            counts=target.balance(of.train.corpus) if target else (),
         )
 
     def _search(self, of: '_OfStage', settings: StageSettings) -> tuple[Search, str]:

@@ -10,7 +10,6 @@ from cxr_jax.models.encoder import EncoderSettings
 from cxr_jax.run.monitors import MonitorSettings
 from cxr_jax.store.settings import from_settings, setting, to_settings
 from cxr_jax.tasks import READOUTS, TASKS
-from cxr_jax.tasks.frozen import FrozenReadout
 from cxr_jax.train.stage import StageSettings
 from cxr_jax.views.region import REGIONS
 from data_pipelines.errors import UserError
@@ -160,11 +159,6 @@ def check_stage(name: str, stage: StageSettings) -> None:
         raise UserError(
             f'{kind_of(name)} has nothing to train, so nothing can be searched or stopped: leave '
             f'{where}.search.protocol=off and {where}.early_stop.by=none.'
-        )
-    if isinstance(stage.task, FrozenReadout) and stage.distil != 'none':
-        raise UserError(
-            f'{where}.distil={stage.distil} does nothing: {kind_of(name)} leaves the encoder as it '
-            'is. Use none.'
         )
     if search.low > search.high:
         raise UserError(

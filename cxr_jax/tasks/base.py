@@ -46,8 +46,9 @@ class Task:
 
     A model is made of *parts*, such as encoder, projector or head: `params` and `batch_stats` are
     {part: tree}. `state` is the TrainState; its `extra` is whatever changes without a gradient
-    (teacher, queues, a memory of every image). Inside `loss` all arrays are this device's rows;
-    losses and metrics are averaged over devices by the train step.
+    (queues, a memory of every image; 'teacher': {part: params} that follow the student's). Inside
+    `loss` all arrays are this device's rows; losses and metrics are averaged over devices by the
+    train step.
     """
 
     image_size: int = setting(224, at_least=1)  # pixels of the network's input

@@ -93,6 +93,10 @@ class Genesis(Task):
         """Fields that do nothing with the values of the others."""
         return set() if self.paint else {'inpaint'}
 
+    def resolve(self, facts):
+        count, largest = distortion.window_count(self.image_size)
+        return self, {'shuffle': f'{count} windows with sides up to {largest} pixels'}
+
     def views(self, key, example):
         """clean [S, S, 1]: crop, flipped; image [S, S, 1]: the same, distorted. In [0, 1]."""
         crop_key, flip_key, distort_key = jax.random.split(key, 3)

@@ -35,14 +35,15 @@ def epps_pulley(samples, axis_name: str | None = None):
     `axis_name`: mesh axis that holds more rows.
     """
     samples = samples.astype(jnp.promote_types(samples.dtype, jnp.float32))
-    angles = samples[..., None] * POINTS
+    points, normal, weights = (jnp.asarray(x, samples.dtype) for x in (POINTS, NORMAL, WEIGHTS))
+    angles = samples[..., None] * points
     real, imaginary = jnp.cos(angles).mean(-3), jnp.sin(angles).mean(-3)
     rows = samples.shape[-2]
     if axis_name:
         real, imaginary = lax.pmean((real, imaginary), axis_name)
         rows *= lax.axis_size(axis_name)
-    distances = jnp.square(real - NORMAL) + jnp.square(imaginary)
-    return rows * (distances * WEIGHTS).sum(-1)
+    distances = jnp.square(real - normal) + jnp.square(imaginary)
+    return rows * (distances * weights).sum(-1)
 
 
 def sigreg(embeddings, directions, axis_name: str | None = None):
@@ -154,14 +155,17 @@ class LeJEPA(Task):
             encoder, projector, params, state.batch_stats, views
         )
         # The key is that of the step, so all devices test the same directions.
-        directions = jax.random.normal(key, (self.projector[-1], self.slices))
-        directions /= jnp.linalg.norm(directions, axis=0)
         loss, prediction, gaussian = _terms(
-            embeddings, directions, self.large_crops, self.lambd, parallel.AXIS
+            embeddings, self.directions(key), self.large_crops, self.lambd, parallel.AXIS
         )
         metrics = {'prediction': prediction, 'sigreg': gaussian}
         named = {f'crop{i}': crop for i, crop in enumerate(embeddings)}
         return loss, Aux(batch_stats, {}, metrics, named)
+
+    def directions(self, key):
+        """[D, slices] of length 1, uniform on the sphere."""
+        drawn = jax.random.normal(key, (self.projector[-1], self.slices))
+        return drawn / jnp.linalg.norm(drawn, axis=0)
 
     def chance_loss(self):
         # The best that one point for all images can do: 0, where everything is predicted.

@@ -50,13 +50,19 @@ def shuffle_locally(key, image):
     return image.reshape(-1, 1)[source]
 
 
-def shuffle_windows(key, size: int):
-    """Corners and sides [K, 2] of the windows: sides uniform in 1 to size // 10, anywhere inside.
+def window_count(size: int) -> tuple[int, int]:
+    """(number of windows, longest side) for images of `size` pixels.
 
-    K such that their area is on average SHUFFLE_COVERAGE times the image's.
+    Sides are uniform from 1 to a tenth of the image's; with as many windows as this, their area is
+    on average SHUFFLE_COVERAGE times the image's.
     """
     largest = max(size // 10, 1)
-    count = round(SHUFFLE_COVERAGE * size**2 / ((1 + largest) / 2) ** 2)
+    return round(SHUFFLE_COVERAGE * size**2 / ((1 + largest) / 2) ** 2), largest
+
+
+def shuffle_windows(key, size: int):
+    """Corners and sides [K, 2] of window_count windows, anywhere inside the image."""
+    count, largest = window_count(size)
     side_key, corner_key = jax.random.split(key)
     sides = jax.random.randint(side_key, (count, 2), 1, largest + 1)
     return jax.random.randint(corner_key, (count, 2), 0, size - sides + 1), sides
@@ -64,7 +70,7 @@ def shuffle_windows(key, size: int):
 
 def last_window(corners, sides, size: int):
     """Number of the last of the windows that covers each pixel, -1 for none: [size, size]."""
-    largest = max(size // 10, 1)
+    _, largest = window_count(size)
     heights, numbers = sides[:, 0], jnp.arange(len(sides))
     # Its rows are two overlapping runs of 2**level rows, which are marked by their first ones ...
     levels = largest.bit_length()

@@ -11,7 +11,7 @@ from tests import tiny
 # What depends on the clock, the machine, the workdir or on how often a run was started.
 OF_THE_DAY = {
     'seconds', 'session', 'sessions', 'resumed', 'wall_seconds', 'images_per_second', 'reused',
-    'command', 'finished', 'written', 'date', 'name', 'git', 'sha256', 'run', 'seconds_per_image',
+    'bytes', 'command', 'finished', 'written', 'date', 'name', 'git', 'sha256', 'run',
 }  # fmt: skip
 
 

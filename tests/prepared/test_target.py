@@ -29,6 +29,7 @@ def test_classes_are_numbered_in_the_order_of_the_target():
     assert whole == Target(CLASSES, True) and whole.values(corpus).dtype == np.int32
     assert whole.values(corpus).tolist() == [0, 2, 1, -1, 0]
     assert whole.counts(corpus) == [2, 1, 1]
+    assert whole.balance(corpus) == ((2, 2), (3, 1), (3, 1))
     chosen = target_of(prepared, ('odd', 'well'))
     assert chosen.values(corpus).tolist() == [1, 0, -1, -1, 1] == chosen.strata(corpus).tolist()
     assert chosen.counts(corpus) == [1, 2]
@@ -51,6 +52,8 @@ def test_findings_keep_what_is_not_known_apart_from_what_is_not_there():
         known = [k for k, row in enumerate(values) if max(row) > -1 or min(row) > -1]
         assert target.labelled(corpus).parts[0][1].tolist() == known
         assert target.counts(corpus) == (np.array(values) == 1).sum(0).tolist()
+        absent = (np.array(values) == 0).sum(0).tolist()
+        assert target.balance(corpus) == tuple(zip(absent, target.counts(corpus), strict=True))
     one = target_of(prepared, ('Hernia',))
     assert one.values(corpus).tolist() == [[-1], [-1], [0], [-1], [0]]
 

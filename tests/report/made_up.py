@@ -97,5 +97,6 @@ def made_up_run(exclusive=True):
     probes = [{'epoch': k, 'step': 8 * k, 'knn': 0.3, 'ridge': 0.3 + k / 10} for k in range(3)]
     return {
         'results': results, 'curves': logs, 'predictions': table, 'gallery': gallery,
+        'pretext': {'rot': {row: rng.random((3, size, size)) for row in ('clean', 'restored')}},
         'watched': [{'looks': looks, 'probes': probes}, {'looks': looks[:2], 'probes': []}],
     }  # fmt: skip

@@ -27,7 +27,7 @@ from tests.report.made_up import CLASSES, FINDINGS, figures_of, made_up_run, mad
 
 FILES = {
     'results.json', 'results.md', 'confusion.png', 'roc.png', 'gallery.png', 'curves.png',
-    'health.png',
+    'health.png', 'pretext.png',
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def start(data, workdir, folder):
     overrides = tiny.settings('rot') | EACH_STEP | {'data.dir': data.directory.parents[1]}
     environment = tiny.environment(1, **tiny.keeping_compiled(folder / 'compiled'))
     command = [
-        sys.executable, '-m', 'cxr_jax.main', f'--workdir={workdir}',
+        sys.executable, '-m', 'tests.program', 'cxr_jax.main', f'--workdir={workdir}',
         '--config=configs/curriculum.py:rot,preset=demo',
         *(f'--config.{name}={value}' for name, value in overrides.items()),
     ]  # fmt: skip

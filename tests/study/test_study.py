@@ -225,8 +225,8 @@ def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
     environment = tiny.environment(1, **tiny.keeping_compiled(tmp_path / 'compiled'))
     words = [f'--config.{k}={v!r}' if isinstance(v, tuple) else f'--config.{k}={v}'
              for k, v in overrides(tiny_data).items()]  # fmt: skip
-    command = [sys.executable, '-m', 'cxr_jax.study', '--config=configs/study.py:demo',
-               f'--workdir={workdir}', *words]  # fmt: skip
+    command = [sys.executable, '-m', 'tests.program', 'cxr_jax.study', f'--workdir={workdir}',
+               '--config=configs/study.py:demo', *words]  # fmt: skip
 
     def start():
         with open(said, 'a') as out:
