@@ -35,8 +35,8 @@ START = 'cxr_jax.run.curriculum'
 BASE = 'cxr_jax.tasks.base'
 # In reading order; '' is the task.
 ENDS = (
-    'cxr_jax.run.plan', 'cxr_jax.train.loop', 'cxr_jax.train.step', 'cxr_jax.train.state', BASE,
-    '', 'cxr_jax.models.encoder', 'cxr_jax.evaluation.predict',
+    'cxr_jax.run.plan', 'cxr_jax.train.loop', 'cxr_jax.train.program', 'cxr_jax.train.step',
+    'cxr_jax.train.state', BASE, '', 'cxr_jax.models.encoder', 'cxr_jax.evaluation.predict',
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from cxr_jax.runtime import hosts, parallel
 from cxr_jax.store import trees
 from cxr_jax.tasks import READOUTS, TASKS
 from cxr_jax.train import loop
+from cxr_jax.train.program import Training
 from tests import tiny
 from tests.small_network import NAME, SmallNetwork
 
@@ -87,7 +88,7 @@ def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict
         like = jax.eval_shape(functools.partial(create, narrow.parent, 0.0))
         program = dataclasses.replace(narrow, create=create, like=like)
         folder.mkdir(parents=True, exist_ok=True)
-        training = loop.Training([stage], program, [folder])
+        training = Training([stage], program, [folder])
         state, (log,) = loop.train(training, stage.total_steps)
         clock = ('seconds', 'session')
         rows = log.rows if hosts.is_first() else []

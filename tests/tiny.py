@@ -23,7 +23,7 @@ from cxr_jax.run.initial import starting_parts
 from cxr_jax.run.settings import kind_of, stages_of
 from cxr_jax.runtime import parallel
 from cxr_jax.store import trees
-from cxr_jax.train import loop, validation
+from cxr_jax.train import loop, program, validation
 from cxr_jax.train import state as states
 from tests import small_network
 
@@ -108,7 +108,7 @@ def run(each, store, parent=None, around=lambda step: step, **place):
         return stage.run_stage(each, parent or fresh_parts(each.encoder), where, ORIGIN)
 
 
-_build_program, _built = loop.build_program, {}
+_build_program, _built = program.build_program, {}
 
 
 def build_once(each, parent, mesh):

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from cxr_jax.models.encoder import Contract, Encoder, build_encoder, compute_dtype
+from cxr_jax.models.encoder import Contract, Encoder, build_encoder
 from cxr_jax.run.candidates import candidates, describe
 from cxr_jax.run.checks import (
     check_batch,
@@ -12,16 +12,15 @@ from cxr_jax.run.checks import (
     check_images,
     check_input,
 )
+from cxr_jax.run.content import OfStage, content_of
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.settings import Settings, kind_of, read_config
 from cxr_jax.run.teacher import before_the_first, distillation_of
-from cxr_jax.run.weights import bundled_contract, told_of, weights_hash
-from cxr_jax.store.identity import active, key_of
+from cxr_jax.run.weights import bundled_contract, told_of
+from cxr_jax.store.identity import key_of
 from cxr_jax.tasks.base import Facts
-from cxr_jax.tasks.distil import Distillation
 from cxr_jax.train.stage import Labelled, Probed, Search, Stage, StageSettings, stage_seed
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.corpus import Corpus, LeftOut
 from data_pipelines.prepared.data import PreparedSet
 
 
@@ -92,7 +91,7 @@ class _Planner:
             train, left_out = images[name]
             judged = Labelled(splits.validation) if splits else None
             judged = validation if name == self._settings.readout else judged
-            of_stage = _OfStage(name, train, judged, left_out, encoder, parent, before, probed)
+            of_stage = OfStage(name, train, judged, left_out, encoder, parent, before, probed)
             stage, notes = self._stage(of_stage, settings)
             if not stages and self._settings.run.encoder.weights:
                 notes = [*notes, *told_of(self._settings.run.encoder.weights)]
@@ -132,7 +131,7 @@ class _Planner:
         )
         return build_encoder(run.encoder, contract)
 
-    def _stage(self, of: '_OfStage', settings: StageSettings) -> tuple[Stage, list[str]]:
+    def _stage(self, of: OfStage, settings: StageSettings) -> tuple[Stage, list[str]]:
         """(Stage with its trials, notes)."""
         stage, notes = self._resolved(of, settings)
         if settings.search.protocol == 'off':
@@ -140,7 +139,7 @@ class _Planner:
         search, told = self._search(of, settings)
         return dataclasses.replace(stage, search=search), [*notes, told]
 
-    def _resolved(self, of: '_OfStage', settings: StageSettings) -> tuple[Stage, list[str]]:
+    def _resolved(self, of: OfStage, settings: StageSettings) -> tuple[Stage, list[str]]:
         run, name = self._settings.run, of.name
         if not settings.task.trains:
             settings = dataclasses.replace(settings, epochs=0)
@@ -157,7 +156,7 @@ class _Planner:
         if distillation:
             notes.append(f'distil = {distillation.kind} (keeps what {of.before} has left)')
         settings = dataclasses.replace(settings, task=task)
-        content = self._content(of, settings, distillation)
+        content = content_of(self._settings.run, self._data.target, of, settings, distillation)
         stage = Stage(
             name=name,
             kind=kind_of(name),
@@ -177,7 +176,7 @@ class _Planner:
         )
         return stage, notes
 
-    def _facts(self, of: '_OfStage', settings: StageSettings) -> Facts:
+    def _facts(self, of: OfStage, settings: StageSettings) -> Facts:
         images, batch = of.train.images, settings.batch_size
         target = self._data.target if of.name == self._settings.readout else None
         return Facts(
@@ -192,7 +191,7 @@ class _Planner:
             counts=target.balance(of.train.corpus) if target else (),
         )
 
-    def _search(self, of: '_OfStage', settings: StageSettings) -> tuple[Search, str]:
+    def _search(self, of: OfStage, settings: StageSettings) -> tuple[Search, str]:
         """(Search with a Stage for every candidate, a line that tells them)."""
         search, seed = settings.search, stage_seed(self._settings.run.seed, of.name)
         tried = candidates(settings, seed)
@@ -206,56 +205,3 @@ class _Planner:
         short = [dataclasses.replace(one, epochs=search.epochs) for one in tried]
         trials = tuple(self._resolved(part, one)[0] for one in short)
         return Search(search, trials, winners), describe(settings, seed, few.images)
-
-    def _content(
-        self, of: '_OfStage', settings: StageSettings, distillation: Distillation | None
-    ) -> dict:
-        """Everything that determines a stage's result, as plain JSON."""
-        run, readout = self._settings.run, of.name == self._settings.readout
-        encoder = active(run.encoder) | {'dtype': compute_dtype(run.encoder.dtype)}
-        weights = encoder.pop('weights', None)
-        if of.parent is None and weights:  # what is there, wherever it lies
-            taught = distillation.takes if distillation else ()
-            takes = tuple(dict.fromkeys((*settings.task.takes, *taught)))
-            encoder['weights'] = weights_hash(weights, takes)
-        found = active(settings)
-        content = {
-            'stage': of.name,
-            'task': kind_of(of.name),
-            'settings': found,
-            'encoder': encoder,
-            'input': dataclasses.asdict(of.encoder.contract),
-            'data': of.train.corpus.fingerprint,
-            'seed': run.seed,
-            'parent': of.parent,
-        }
-        if readout:
-            content['target'] = self._data.target.fingerprint(of.train.corpus)
-        if settings.search.protocol != 'off':
-            del found['optimizer']['lr']  # found by the search
-        if settings.judged:
-            content['validation'] = self._labelled(of.validation.corpus, readout)
-        if settings.early_stop.by == 'probe':
-            corpora = of.probed.train.corpus, of.probed.validation.corpus
-            content['probed'] = [self._labelled(corpus, True) for corpus in corpora]
-            content['probed'].append(of.probed.image_size)
-        return content
-
-    def _labelled(self, corpus: Corpus, labels: bool) -> list[str]:
-        """Fingerprints of the images and, where they are read, of the labels."""
-        target = [self._data.target.fingerprint(corpus)] if labels else []
-        return [corpus.fingerprint, *target]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _OfStage:
-    """What is known of a stage before its settings are."""
-
-    name: str
-    train: Labelled
-    validation: Labelled | None
-    left_out: LeftOut
-    encoder: Encoder
-    parent: str | None
-    before: str | None  # the task that left what it starts from
-    probed: Probed | None

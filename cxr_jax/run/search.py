@@ -27,8 +27,9 @@ from cxr_jax.store.checkpoint import saved_steps
 from cxr_jax.store.files import write_json
 from cxr_jax.train import state as states
 from cxr_jax.train.log import read_metrics
-from cxr_jax.train.loop import NotFinite, Training, train
+from cxr_jax.train.loop import NotFinite, train
 from cxr_jax.train.monitor import EachEpoch
+from cxr_jax.train.program import Training
 from cxr_jax.train.stage import Stage
 from cxr_jax.train.validation import Programs, judged_by
 from data_pipelines.errors import UserError

@@ -17,8 +17,9 @@ from cxr_jax.store.identity import derived_of
 from cxr_jax.store.stages import SESSIONS, StageDirectory
 from cxr_jax.train.early_stop import EarlyStop
 from cxr_jax.train.log import read_metrics
-from cxr_jax.train.loop import Training, train
+from cxr_jax.train.loop import train
 from cxr_jax.train.monitor import Monitor
+from cxr_jax.train.program import Training
 from cxr_jax.train.stage import Stage
 from cxr_jax.train.validation import Programs
 

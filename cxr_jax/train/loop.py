@@ -1,27 +1,23 @@
 """The only training loop: one stage, or several that differ in their rate alone, up to a step."""
 
 import contextlib
-import dataclasses
 import itertools
 import math
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from cxr_jax.runtime import hosts, parallel
+from cxr_jax.runtime import hosts
 from cxr_jax.runtime.interrupt import Interrupted, InterruptFlag
 from cxr_jax.store import trees
 from cxr_jax.store.checkpoint import Checkpoints
 from cxr_jax.train import feed
 from cxr_jax.train import state as states
-from cxr_jax.train.features import corpus_features
 from cxr_jax.train.log import StageLog
-from cxr_jax.train.monitor import Ending, Monitor
-from cxr_jax.train.optim import optimizer, rate_factor
+from cxr_jax.train.monitor import Ending
+from cxr_jax.train.program import Training, between, placed, whole
 from cxr_jax.train.stage import Stage, stage_seed
-from cxr_jax.train.step import make_train_step
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.sampler import Sampler
 
@@ -30,61 +26,6 @@ LOG_STEPS = 10  # steps between two fetches of metrics from the devices
 
 class NotFinite(UserError):
     """The loss or the state became NaN or infinite."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Program:
-    """What a stage compiles to; stages with one `program_key` share it."""
-
-    parent: dict  # {part: {'params', 'batch_stats'}}
-    mesh: object
-    create: Callable  # parent, lr -> TrainState
-    step: Callable
-    step_together: Callable  # the same for stacked states
-    like: object  # abstract TrainState, as it is restored
-
-
-def build_program(stage: Stage, parent: dict, mesh) -> Program:
-    """The stage's program; the step itself is compiled by its first call."""
-    task, encoder, facts = stage.trained_task, stage.encoder, stage.facts
-    transform = optimizer(stage.optimizer, task.frozen(facts), task.rules)
-    factor = rate_factor(stage.optimizer, stage.total_steps, facts.steps_per_epoch)
-    key = jax.random.key(stage_seed(stage.seed, stage.name))
-
-    def create(parts, lr):
-        return states.create(task, encoder, transform, parts, key, lr)
-
-    like = jax.eval_shape(create, parent, 0.0)
-    parts = task, encoder, transform, factor, mesh
-    step, together = make_train_step(*parts), make_train_step(*parts, True)
-    return Program(parent, mesh, jax.jit(create), step, together, like)
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What is trained, and where it lies.
-
-    One stage, saved in its directory; or several stacked ones, which differ in their rate alone:
-    what is under way is then saved in `scratch`, and at the end each state in its own directory.
-    """
-
-    stages: Sequence[Stage]
-    program: Program
-    directories: Sequence[pathlib.Path]
-    scratch: pathlib.Path | None = None
-    monitors: Sequence[Monitor] = ()
-
-    @property
-    def first(self) -> Stage:
-        return self.stages[0]
-
-    @property
-    def together(self) -> bool:
-        return self.scratch is not None
-
-    @property
-    def title(self) -> str:
-        return f'{"the search of " if self.together else ""}stage {self.first.name}'
 
 
 def train(
@@ -100,9 +41,9 @@ def train(
     home = training.scratch or training.directories[0]
     with contextlib.closing(hosts.first_only(Checkpoints, home)) as checkpoints:
         state, begun = hosts.on_first(lambda: _newest(training, checkpoints))
-        state = _placed(training, state)
+        state = placed(training, state)
         if not begun:
-            state = _between(training, state, 0)
+            state = between(training, state, 0)
         first = int(state.step)
         hosts.on_first(started, first)
         with contextlib.ExitStack() as open_logs:
@@ -144,42 +85,6 @@ def _newest(training: Training, checkpoints: Checkpoints) -> tuple[object, bool]
     return (states.stack(own) if training.together else own[0]), begun
 
 
-def _between(training: Training, state, epoch: int):
-    """What the task does on the host at the border of an epoch, if it does anything."""
-    stage, mesh = training.first, training.program.mesh
-    if not stage.task.pauses:
-        return state
-    host = jax.device_get(_whole(training, state))
-
-    def changed(own):
-        def features_of() -> np.ndarray:
-            return corpus_features(
-                stage.encoder, mesh, own.parts['encoder'], stage.train.corpus,
-                stage.task.smallest_input, stage.facts.batch_size,
-            )  # fmt: skip
-
-        return stage.trained_task.between(own, epoch, features_of, *told)
-
-    told = () if stage.train.labels is None else (stage.train.labels,)
-    if not training.together:
-        return _placed(training, changed(host))
-    each = [changed(states.unstack(host, n)) for n in range(len(training.stages))]
-    return _placed(training, jax.device_get(states.stack(each)))
-
-
-def _placed(training: Training, state):
-    """A host state on the devices of the mesh."""
-    spread = states.layout(training.first.task, state, training.together)
-    return parallel.place(training.program.mesh, state, spread)
-
-
-def _whole(training: Training, state):
-    """The state with all of it on every device, so that any process can read it."""
-    if training.first.task.by_image:
-        return parallel.replicate(training.program.mesh, state)
-    return state
-
-
 class _Loop:
     """The steps of a training from its first to its last."""
 
@@ -213,7 +118,7 @@ class _Loop:
                     ending = monitor.look(i, seen, self._logs[0]) or ending
                 if epoch_ends:
                     if i < self._stage.total_steps:
-                        state = _between(self._training, state, i // per_epoch)
+                        state = between(self._training, state, i // per_epoch)
                     ending = self._ask('epoch_ended', i // per_epoch, state) or ending
                 if saving or ending:
                     self._save(state, wait=i == until or stopping or bool(ending))
@@ -250,7 +155,7 @@ class _Loop:
                 raise NotFinite(self._advice())
 
     def _save(self, state, wait: bool) -> None:
-        state = _whole(self._training, state)
+        state = whole(self._training, state)
         # The losses are those before the last update, which may itself have left their range.
         if not self._training.together and not trees.is_finite(state):
             raise NotFinite(self._advice())
@@ -278,7 +183,7 @@ def _is_finite(row: dict) -> bool:
 
 def _save_alone(training: Training, state) -> None:
     """Each trial's checkpoint as if it had been trained alone; a diverged one gets none."""
-    state = _whole(training, state)
+    state = whole(training, state)
     for number, directory in enumerate(training.directories):
         own = states.unstack(state, number)
         if trees.is_finite(own):

@@ -9,7 +9,7 @@ from cxr_jax.evaluation.predict import predict_scores
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Readout
 from cxr_jax.train.feed import fields_of
-from cxr_jax.train.loop import Program, build_program
+from cxr_jax.train.program import Program, build_program
 from cxr_jax.train.stage import Stage
 from cxr_jax.train.step import make_observation
 from data_pipelines.prepared import loader

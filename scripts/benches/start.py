@@ -62,7 +62,7 @@ def stop_after_first_step(began: float) -> None:
     """Runs cxr_jax.main up to there, prints the times as JSON and ends this process."""
     from cxr_jax import main
     from cxr_jax.runtime import command_line
-    from cxr_jax.train import loop as training
+    from cxr_jax.train import program as training
 
     imported = time.time()
     make_train_step = training.make_train_step

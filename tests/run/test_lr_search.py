@@ -13,7 +13,7 @@ from cxr_jax.run.candidates import candidate_rates
 from cxr_jax.run.search import rungs
 from cxr_jax.runtime.interrupt import Interrupted
 from cxr_jax.store.stages import StageDirectory
-from cxr_jax.train import loop
+from cxr_jax.train import program
 from cxr_jax.train.loop import NotFinite
 from cxr_jax.train.monitor import EachEpoch
 from cxr_jax.train.stage import SearchSettings
@@ -147,7 +147,7 @@ def test_a_state_that_is_not_finite_has_no_value(made_up, tmp_path, monkeypatch)
         (stage,), (watch,) = training.stages, training.monitors
         left = math.nan if stage.optimizer.lr == 0.3 else 1.0
         monitors = (EachEpoch(lambda epoch, state: watch.epoch_ended(epoch, left * state)),)
-        one_by_one(loop.Training([stage], None, training.directories, monitors=monitors), until)
+        one_by_one(program.Training([stage], None, training.directories, monitors=monitors), until)
 
     monkeypatch.setattr(lr_search, 'train', train)
     assert lr_search.search(make('thesis', [0.2, 0.3]), tmp_path, programs).optimizer.lr == 0.2

@@ -86,4 +86,4 @@ def test_the_list_follows_a_stage_from_the_curriculum_to_its_gradient(capsys):
 
 def test_one_run_stays_readable():
     sources = [read(module) for module in reading_list.reading_list('rot')]
-    assert len(sources) <= 10 and sum(source.code for source in sources) < 1100
+    assert len(sources) <= 11 and sum(source.code for source in sources) < 1150

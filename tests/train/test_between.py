@@ -9,7 +9,7 @@ import pytest
 
 from cxr_jax.runtime import parallel
 from cxr_jax.tasks.base import Task
-from cxr_jax.train import loop
+from cxr_jax.train import program
 from cxr_jax.train import state as states
 from tests import tiny
 
@@ -39,7 +39,7 @@ def features(encoder, mesh, part, *_):
 
 @pytest.mark.parametrize('weights', [[5.0], [5.0, 7.0]])
 def test_each_state_gets_features_of_its_own_encoder(weights, monkeypatch):
-    monkeypatch.setattr(loop, 'corpus_features', features)
+    monkeypatch.setattr(program, 'corpus_features', features)
     stage = SimpleNamespace(
         task=Marking(), trained_task=Marking(), encoder=None,
         train=SimpleNamespace(corpus=None, labels=None), facts=SimpleNamespace(batch_size=8),
@@ -50,7 +50,7 @@ def test_each_state_gets_features_of_its_own_encoder(weights, monkeypatch):
         program=SimpleNamespace(mesh=tiny.one_device()),
     )  # fmt: skip
     own = [state_of(weight) for weight in weights]
-    found = loop._between(training, states.stack(own) if together else own[0], 10)
+    found = program.between(training, states.stack(own) if together else own[0], 10)
     for i, weight in enumerate(weights):
         memory = np.asarray((states.unstack(found, i) if together else found).extra['memory'])
         assert (memory[:3] == 10 + weight).all() and not memory[3:].any()
