@@ -45,7 +45,9 @@ def main() -> None:
     if banner:
         print(f'*** {banner} ***', flush=True)
     hosts.on_first(embedded.prepare_if_missing, config)
-    name = f'{"_".join(config.curriculum) or "scratch"}-{config.preset}'
+    name = '_'.join(config.curriculum) or 'scratch'
+    name += '' if config.readout == 'classify' else f'-{config.readout}'
+    name += f'-{config.preset}'
     workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/{name}')
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])
     plan = make_plan(config, open_sets(config), parallel.data_mesh().size)

@@ -47,7 +47,7 @@ RATES = (0.3, 3.0)  # times the rate of the task's settings for small data
 SEEDS = (0, 1)
 EPOCHS = 8
 SMALLER = {
-    'encoder.width': 8, 'data.label_fraction': 0.3, 'stage.classify.epochs': 12,
+    'encoder.width': 8, 'data.label_fraction': 0.3, 'stage.classify.epochs': 40,
     'stage.classify.task.image_size': 48,
 }  # fmt: skip
 # Criterion -> (title, whether more of it is better).

@@ -3,11 +3,12 @@
     python -m scripts.reading_list [--task rot]
 
 The list begins with the function that runs a curriculum (START). Then the places that a run leads
-to (ENDS: what a stage is, where its parameters change and what else does, the network, the test)
-are looked for one after the other: the shortest chain of imports from any file on the list to the
-end, every file on it, is appended. So a layer that is put in between is on the list as well. The
-task is the one exception to following imports: a config names it, and the registry and the
-settings between are skipped; its contract (tasks/base.py) and its own file are listed.
+to (ENDS: what a stage is, the loop that trains it, where its parameters change and what else does,
+the network, the test) are looked for one after the other: the shortest chain of imports from any
+file on the list to the end, every file on it, is appended. So a layer that is put in between is on
+the list as well. The task is the one exception to following imports: a config names it, and the
+registry and the settings between are skipped; its contract (tasks/base.py) and its own file are
+listed.
 
 Not listed is what these files import beside the chains: helpers with a contract of their own, that
 are read when they are changed (views, optimisers, the loader, collectives, the store, searches,
@@ -34,8 +35,8 @@ START = 'cxr_jax.run.curriculum'
 BASE = 'cxr_jax.tasks.base'
 # In reading order; '' is the task.
 ENDS = (
-    'cxr_jax.run.plan', 'cxr_jax.train.step', 'cxr_jax.train.state', BASE, '',
-    'cxr_jax.models.encoder', 'cxr_jax.evaluation.predict',
+    'cxr_jax.run.plan', 'cxr_jax.train.loop', 'cxr_jax.train.step', 'cxr_jax.train.state', BASE,
+    '', 'cxr_jax.models.encoder', 'cxr_jax.evaluation.predict',
 )  # fmt: skip
 
 

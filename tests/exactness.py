@@ -29,9 +29,9 @@ CASES = {
     **{name: {} for name in TASKS},
     **{name: {} for name, task in READOUTS.items() if task.exclusive is not False and task.trains},
     'moco, global batch norm': {'task.key_groups': 1},
-    'moco': {'task.key_groups': 4},
     'swav': {'task.small_crops': 2, 'task.small_size': 24},
-    'odc': {'task.centroid_steps': 3},
+    # Seven images a cluster, and some fall below five.
+    'odc': {'task.clusters': '5', 'task.min_cluster': '5', 'task.centroid_steps': 3},
     # In the second epoch two of the four classes are in.
     'classify, with everything': {
         'task.class_weights': 'effective', 'task.focal': 2.0, 'task.smoothing': 0.1,

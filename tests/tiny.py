@@ -31,7 +31,7 @@ IMAGES, SIZE, STEPS = 48, 40, 8
 EVERY_STAGE = {'batch_size': 8, 'epochs': 2, 'checkpoint_epochs': 1.0, 'task.image_size': 32}
 OF_A_TASK = {
     'relloc': {'image_size': 36},
-    'moco': {'queue_size': '16', 'key_groups': 2, 'features': 16},
+    'moco': {'queue_size': '16', 'key_groups': 4, 'features': 16},
     # The prototypes move from step 2 on; the queue is filled from step 4 and used from step 6 on.
     'swav': {
         'queue_size': '16', 'queue_start_epoch': 1.0, 'freeze_epochs': 0.5, 'prototypes': '6',

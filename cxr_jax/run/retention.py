@@ -53,6 +53,7 @@ def measure(
         return None
     began = time.monotonic()
     encoders = [initial['encoder'], *(outcome.parts['encoder'] for outcome in outcomes)]
+    encoders = [parallel.replicate(mesh, part) for part in encoders]
     run = plan.settings.run
     draws = Draws(run.eval.resamples, run.seed)
     found = {
@@ -87,10 +88,8 @@ class _Row:
 
     def measured(self, own: dict, encoders: list[dict], draws: Draws) -> dict:
         """`own`: the parts that the stage left; `encoders`: its own and those of all later ones."""
-        state, found = self._state(own), []
-        for part in encoders:
-            part = parallel.replicate(self._mesh, part)
-            found.append(self._values(_with_encoder(state, part)))
+        state = self._state(own)
+        found = [self._values(_with_encoder(state, part)) for part in encoders]
         kind, values = found[0][0], [values for _, values in found]
         if kind == RETRIEVAL:
             cells = retention.over_patients(values, self._corpus.groups, draws)

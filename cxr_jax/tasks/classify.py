@@ -83,13 +83,9 @@ class Classify(Readout):
             task = dataclasses.replace(task, weights=weights)
             notes['class_weights'] = ', '.join(f'{weight:.3g}' for weight in weights)
         if self.classwise.on:
-            classes = task.outputs
-            self.classwise.check(classes)
-            notes['classwise'] = (
-                f'{self.classwise.number(1, classes)} of {classes} classes from the second epoch '
-                f'on, all after {self.classwise.complete(classes)} epochs of '
-                f'{facts.total_steps // facts.steps_per_epoch}'
-            )
+            self.classwise.check(task.outputs)
+            epochs = facts.total_steps // facts.steps_per_epoch
+            notes['classwise'] = self.classwise.told(task.outputs, epochs)
         return task, notes
 
     def init(self, key, encoder, parts):

@@ -68,10 +68,15 @@ class ClassWise:
         more = max(int(self.increment * classes + 0.5), 1)
         return min(first + more * ((epoch - 1) // self.every), classes)
 
-    def complete(self, classes: int) -> int:
-        """The epoch from which on all classes are in."""
-        epochs = range(1, classes * self.every + 2)
-        return next(epoch for epoch in epochs if self.number(epoch, classes) == classes)
+    def told(self, classes: int, epochs: int) -> str:
+        """What becomes of the classes of a stage of so many epochs, in one line."""
+        begun = f'{self.number(1, classes)} of {classes} classes from the second epoch on'
+        later = range(1, classes * self.every + 2)
+        whole = next(epoch for epoch in later if self.number(epoch, classes) == classes)
+        if whole < epochs:
+            return f'{begun}, all of them after {whole} epochs'
+        left = classes - self.number(epochs - 1, classes)
+        return f'{begun}; still out at the end: {left}, all would be in after {whole} epochs'
 
     def mask(self, epoch: int, losses: np.ndarray) -> np.ndarray:
         """1 for each class that is in during an epoch, else 0: float32 [K].

@@ -93,7 +93,7 @@ class Jigsaw(Task):
         'optimizer.warmup_epochs': 1.0,
         'optimizer.warmup_ratio': 0.0,
         'task.image_size': 72,
-        'task.permutations': 24,
+        'task.permutations': 200,
         'task.hidden': 128,
     }
 

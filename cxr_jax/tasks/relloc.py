@@ -48,10 +48,10 @@ class RelativeLocation(Task):
     }
     small: ClassVar[dict] = {
         'batch_size': 32,
-        'epochs': 3,
+        'epochs': 4,
         'task.image_size': 72,
         'task.flip': 0.5,
-        'optimizer.lr': 0.02,
+        'optimizer.lr': 0.1,
         'optimizer.schedule': 'cosine',
         'optimizer.warmup_epochs': 1.0,
         'optimizer.warmup_ratio': 0.0,

@@ -36,9 +36,9 @@ class Rotation(Task):
     }
     small: ClassVar[dict] = {
         'batch_size': 32,
-        'epochs': 3,
+        'epochs': 4,
         'task.augment.crop_scale': (0.4, 1.0),
-        'optimizer.lr': 0.02,
+        'optimizer.lr': 0.1,
         'optimizer.schedule': 'cosine',
         'optimizer.warmup_epochs': 1.0,
         'optimizer.warmup_ratio': 0.0,

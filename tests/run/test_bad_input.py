@@ -37,7 +37,7 @@ def assert_refused(outcome, *words):
         (['--config', 'moco_rot'], ["no config file 'moco_rot'", 'configs/curriculum.py:']),
         (['--config', CONFIG.with_name('presets.py')], ['has no get_config()']),
         (['--config', CONFIG], ['No tasks were named', 'curriculum.py:moco_swav_rot']),
-        (['--config', f'{CONFIG}:moco_mocco'], ["'mocco'", 'Known tasks: moco, swav, rot']),
+        (['--config', f'{CONFIG}:moco_mocco'], ["'mocco'", 'Known tasks: moco, swav, barlow']),
         (['--config', f'{CONFIG}:rot_classify'], ["'classify'", 'The readout follows']),
         (
             ['--config', f'{CONFIG}:rot,readout=segment'],
@@ -46,7 +46,7 @@ def assert_refused(outcome, *words):
         (['--config', f'{CONFIG}:scratch,readout=none', HERE], ['no stage', 'readout=classify']),
         (
             ['--config', f'{CONFIG}:rot,preset=tiny'],
-            ['auto, siim_study, demo, papers, thesis'],
+            ['auto, siim_study, small, demo, papers, thesis'],
         ),
         (['--config', f'{CONFIG}:rot,seed=1'], ["'seed=1'", 'preset= one of']),
         (['--config', DEMO, 'stray'], ["'stray'", 'flags']),
@@ -160,7 +160,7 @@ ONE_IS_MISSING = np.eye(4, dtype=np.int8)[np.arange(800) % 3 + (np.arange(800) %
         (
             {'counts': {'train': 560, 'validation': 0, 'test': 240}},
             'stage.moco.search.protocol=sampled',
-            ['no validation images', 'the search of moco', 'protocol=off'],
+            ['no validation images', 'the search or the early stopping of moco', 'protocol=off'],
         ),
         (
             {'exclusive': False},

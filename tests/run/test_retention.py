@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from cxr_jax.run.workdir import identity_of
 from cxr_jax.store.bundle import read_parts
 from cxr_jax.tasks import TASKS
 from cxr_jax.train import state as states
+from cxr_jax.train.probing import probe
 from cxr_jax.train.validation import make_validator
 from tests import tiny
 from tests.tasks.one_step import SIZE, tiny_encoder
@@ -97,12 +99,23 @@ def test_a_run_tells_what_its_stages_forget(run):
     assert (rot['stage'], rot['measure'], len(rot['cells'])) == ('rot', 'accuracy', 3)
     assert (moco['stage'], moco['measure'], len(moco['cells'])) == ('moco', FOUND, 2)
     assert rot['chance'] == pytest.approx(0.25)
-    values = [figure['value'] for figure in found['probe']['figures']]
-    assert len(values) == 4 and all(0 < value < 1 for value in values)
     assert found['probe']['title'] == 'balanced accuracy'
+    assert found['probe']['fitted'] == results['stages'][2]['data']['images']
     page = (workdir / 'results.md').read_text()
     assert '## What the stages forget' in page and 'after moco' in page
     assert 'Own measure of each stage' in report.format_table(results)
+
+
+def test_the_probe_is_that_of_a_training(run):
+    """Of the same images, at the encoders before any stage and after each."""
+    plan, workdir, results, _ = run
+    stage = plan.stages[-1]
+    folders = [f'{row["stage"]}-{row["key"]}' for row in results['stages']]
+    parts = [tiny.fresh_parts(stage.encoder)]
+    parts += [read_parts(workdir.parent / 'stages' / folder) for folder in folders]
+    for figure, own in zip(results['retention']['probe']['figures'], parts, strict=True):
+        expected = probe(stage, tiny.one_device(), SimpleNamespace(parts=own))['ridge']
+        assert figure['value'] == pytest.approx(expected)
 
 
 def test_a_row_is_the_stages_own_measure_on_later_encoders(run, monkeypatch):

@@ -1,6 +1,7 @@
 """Bugs can be planted, and every task has one; whether the tests catch them takes minutes:
 python -m scripts.mutate_losses."""
 
+import re
 import shutil
 
 import pytest
@@ -34,14 +35,33 @@ def test_a_text_that_is_gone_or_stands_twice_is_told(tmp_path):
             mutate_losses.plant(Bug('rot', 'gone', 'one.py', old, 'c'), tmp_path)
 
 
-def test_a_bug_that_nothing_catches_survives(monkeypatch, capsys, tmp_path):
-    """The verdict is pytest's exit code; without a bug the tests must pass."""
-    bug = Bug('rot', 'none', 'tasks/rot.py', 'TURNS = 4', 'TURNS = 5')
+@pytest.mark.parametrize(
+    ('codes', 'code', 'told'),
+    [
+        ([0, 0], 1, 'SURVIVED'),
+        ([0, 1], 0, 'caught .*test_y'),
+        ([0, 2], 1, 'BROKEN'),
+        ([1], 1, 'BROKEN .*fails without the bug'),
+    ],
+)
+def test_the_verdict_is_pytests_exit_code(codes, code, told, monkeypatch, capsys):
+    """Of the tests without the bug first, which must pass."""
+    bug = Bug('rot', told, 'tasks/rot.py', 'TURNS = 4', 'TURNS = 5')
+    rest, copied = iter(codes), []
+
+    def run(root, tests):
+        if root != mutate_losses.ROOT:
+            copied.append((root / 'cxr_jax' / 'tasks' / 'rot.py').read_text())
+        return next(rest), 'FAILED tests/x.py::test_y - Error\n'
+
+    def copy_to(folder):
+        source = mutate_losses.ROOT / 'cxr_jax' / 'tasks'
+        shutil.copytree(source, folder / 'cxr_jax' / 'tasks')
+
     monkeypatch.setattr(mutate_losses, 'BUGS', (bug,))
-    codes = iter([(0, ''), (0, ''), (0, ''), (1, 'FAILED tests/x.py::test_y - Error\n'), (1, '')])
-    monkeypatch.setattr(mutate_losses, 'run_tests', lambda root, tests: next(codes))
-    monkeypatch.setattr(mutate_losses, 'copy_to', lambda folder: shutil.copytree(
-        mutate_losses.ROOT / 'cxr_jax' / 'tasks', folder / 'cxr_jax' / 'tasks'))  # fmt: skip
-    assert mutate_losses.main([]) == 1 and 'SURVIVED' in capsys.readouterr().out
-    assert mutate_losses.main([]) == 0 and 'test_y' in capsys.readouterr().out
-    assert mutate_losses.main([]) == 1
+    monkeypatch.setattr(mutate_losses, 'run_tests', run)
+    monkeypatch.setattr(mutate_losses, 'copy_to', copy_to)
+    mutate_losses.sound.cache_clear()
+    assert mutate_losses.main([]) == code
+    assert re.match(told, capsys.readouterr().out)
+    assert all('TURNS = 5' in text for text in copied) and len(copied) == len(codes) - 1

@@ -34,7 +34,7 @@ def test_how_many_classes_are_in(curriculum, classes, expected):
     found = [curriculum.number(epoch, classes) for epoch in range(len(expected))]
     assert found == expected
     whole = next(e for e in range(1, len(expected)) if min(expected[e:]) == classes)
-    assert curriculum.complete(classes) == whole
+    assert curriculum.told(classes, 99).endswith(f' all of them after {whole} epochs')
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,18 @@ def test_what_cannot_be_ordered_is_refused(curriculum, names, message):
         Classify(classwise=curriculum).resolve(facts(names=tuple(names)))
 
 
-def test_it_tells_when_which_classes_are_in():
-    _, notes = Classify(classwise=SELF).resolve(facts(names=tuple('abcd')))
-    assert notes['classwise'] == (
-        '2 of 4 classes from the second epoch on, all after 5 epochs of 2'
-    )
+@pytest.mark.parametrize(
+    ('epochs', 'end'),
+    [
+        (6, ', all of them after 5 epochs'),
+        (5, '; still out at the end: 1, all would be in after 5 epochs'),
+        (3, '; still out at the end: 2, all would be in after 5 epochs'),
+    ],
+)
+def test_it_tells_when_which_classes_are_in(epochs, end):
+    known = facts(names=tuple('abcd'), total_steps=8 * epochs)
+    _, notes = Classify(classwise=SELF).resolve(known)
+    assert notes['classwise'] == f'2 of 4 classes from the second epoch on{end}'
 
 
 def test_weights_follow_the_images_of_the_classes():

@@ -41,8 +41,8 @@ def features(encoder, mesh, part, *_):
 def test_each_state_gets_features_of_its_own_encoder(weights, monkeypatch):
     monkeypatch.setattr(loop, 'corpus_features', features)
     stage = SimpleNamespace(
-        task=Marking(), encoder=None, train=SimpleNamespace(corpus=None, labels=None),
-        facts=SimpleNamespace(batch_size=8),
+        task=Marking(), trained_task=Marking(), encoder=None,
+        train=SimpleNamespace(corpus=None, labels=None), facts=SimpleNamespace(batch_size=8),
     )  # fmt: skip
     together = len(weights) > 1
     training = SimpleNamespace(
