@@ -74,7 +74,8 @@ def widened(x):
 
 
 def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict[str, np.ndarray]:
-    """Every leaf of the state after the whole stage, and its metrics, by name; `folder` is new.
+    """Every leaf of the state after the whole stage, its metrics and what monitors see of its last
+    step, by name; `folder` is new.
 
     From fresh weights, or the parts that a stage has left.
     """
@@ -85,8 +86,14 @@ def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict
         def create(parts, lr):
             return jax.tree.map(widened, narrow.create(parts, lr))
 
+        seen = {}
+
+        def step(state, batch):
+            *rest, seen['last'] = narrow.step(state, batch)
+            return *rest, seen['last']
+
         like = jax.eval_shape(functools.partial(create, narrow.parent, 0.0))
-        program = dataclasses.replace(narrow, create=create, like=like)
+        program = dataclasses.replace(narrow, create=create, like=like, step=step)
         folder.mkdir(parents=True, exist_ok=True)
         training = Training([stage], program, [folder])
         state, (log,) = loop.train(training, stage.total_steps)
@@ -94,7 +101,9 @@ def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict
         rows = log.rows if hosts.is_first() else []
         metrics = [{k: v for k, v in row.items() if k not in clock} for row in rows]
         state = parallel.replicate(mesh, state)
-        return leaves_of({'state': trees.as_dict(state), 'metrics': metrics})
+        # Rows of several processes are in none of them.
+        seen = seen if jax.process_count() == 1 else {}
+        return leaves_of({'state': trees.as_dict(state), 'metrics': metrics, 'seen': seen})
 
 
 def fresh_parts(stage) -> dict:

@@ -64,6 +64,7 @@ def test_training_is_that_of_one_process(case, folder, exact):
         assert each['devices'] == PROCESSES * DEVICES
         assert each['refused'] == 'only the first process says this'
     expected = exact(case, PROCESSES * DEVICES)
+    expected = {name: leaf for name, leaf in expected.items() if not name.startswith("['seen']")}
     exactness.assert_equal(dict(np.load(folder / f'{case}.npz')), expected)
 
 
