@@ -87,6 +87,12 @@ class Task:
         """Task without `auto`, and per resolved field the reason. UserError if it cannot run."""
         return self, {}
 
+    @property
+    def fresh_statistics(self) -> bool:
+        """Whether the encoder's batch statistics become those of the whole training images before
+        the first step; only for a task that `pauses`."""
+        return False
+
     def views(self, key, example: dict) -> dict:
         """Views and pseudo-labels of one example (image [R, R, 1] in [0, 1] and what the task
         `needs`: label, lung_mask [R, R, 1], row number); vmapped."""

@@ -7,18 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from cxr_jax.store.settings import derived
+from cxr_jax.store.settings import derived, setting
 from cxr_jax.tasks.base import Aux, Readout
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenReadout(Readout):
-    """The encoder in evaluation mode: neither its parameters nor its batch statistics move.
+    """The encoder in evaluation mode: no parameter of it moves.
 
     Its features are standardised by their mean and standard deviation over the whole training
     images, the part `statistics`, which `between` finds before epoch 0 (batch norm without an
     affine map in front of a linear probe: He et al. 2022, appendix A.1).
     """
+
+    # Batch statistics of the encoder: of the whole training images, or as they were handed over,
+    # which are running ones of the last stage's views (of fresh weights: 0 and 1).
+    batch_statistics: str = setting('images', one_of=('images', 'handed'))
 
     exclusive: bool | None = derived(None)
 
@@ -28,6 +32,10 @@ class FrozenReadout(Readout):
     def resolve(self, facts):
         task, notes = super().resolve(facts)
         return dataclasses.replace(task, exclusive=facts.exclusive), notes
+
+    @property
+    def fresh_statistics(self):
+        return self.batch_statistics == 'images'
 
     def frozen(self, facts):
         return {'encoder': None, 'statistics': None}

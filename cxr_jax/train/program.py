@@ -9,7 +9,7 @@ import numpy as np
 
 from cxr_jax.runtime import parallel
 from cxr_jax.train import state as states
-from cxr_jax.train.features import corpus_features
+from cxr_jax.train.features import corpus_features, whole_image_statistics
 from cxr_jax.train.monitor import Monitor
 from cxr_jax.train.optim import optimizer, rate_factor
 from cxr_jax.train.stage import Stage, stage_seed
@@ -79,11 +79,13 @@ def between(training: Training, state, epoch: int):
     host = jax.device_get(whole(training, state))
 
     def changed(own):
+        how = stage.train.corpus, stage.task.smallest_input, stage.facts.batch_size
+        if epoch == 0 and stage.task.fresh_statistics:
+            found = whole_image_statistics(stage.encoder, mesh, own.parts['encoder'], *how)
+            own = own.replace(batch_stats=own.batch_stats | {'encoder': found})
+
         def features_of() -> np.ndarray:
-            return corpus_features(
-                stage.encoder, mesh, own.parts['encoder'], stage.train.corpus,
-                stage.task.smallest_input, stage.facts.batch_size,
-            )  # fmt: skip
+            return corpus_features(stage.encoder, mesh, own.parts['encoder'], *how)
 
         return stage.trained_task.between(own, epoch, features_of, *told)
 
