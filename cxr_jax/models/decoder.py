@@ -27,8 +27,8 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list, size: int, train: bool = True):
-        # Sides may be odd or not halve exactly (DenseNet rounds down, ResNet up), so every step goes
-        # to the size of its skip, whatever that is.
+        # Maps need not be halves of each other (DenseNet rounds down, ResNet up), so every step
+        # goes to the size of its skip, whatever that is.
         x, half = maps[-1].astype(self.dtype), -(-size // PATCH)
         steps = [(skip.shape[1], skip) for skip in reversed(maps[:-1])]
         side = maps[0].shape[1]
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
 
 
 def enlarge(x, side: int):
-    """[B, h, w, C] -> [B, side, side, C], bilinear: maps need not be halves of each other."""
+    """[B, h, w, C] -> [B, side, side, C], bilinear."""
     # As two matrix products, so that the gradient is two products too and no scatter.
     if x.shape[1] == side:
         return x
