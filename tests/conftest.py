@@ -2,12 +2,18 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
 from tests import fake_devices
 
 fake_devices.use()
+# What compiles to the same is compiled once: by all processes of the tests and all that they start.
+if not {'JAX_COMPILATION_CACHE_DIR', 'PYTEST_XDIST_WORKER'} & os.environ.keys():
+    COMPILED = tempfile.TemporaryDirectory(prefix='compiled-')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = COMPILED.name
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 SHARED = pathlib.Path(os.environ.get('CXR_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))

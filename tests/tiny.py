@@ -90,14 +90,6 @@ def environment(devices: int, **variables) -> dict:
     return os.environ | {'XLA_FLAGS': flags, 'NPROC': str(threads)} | variables
 
 
-def keeping_compiled(folder) -> dict:
-    """Variables for `environment`: several such processes compile everything once."""
-    return {
-        'JAX_COMPILATION_CACHE_DIR': str(folder),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
-
-
 ORIGIN = {'run': {}, 'notes': [], 'versions': {}, 'git': 'unknown', 'device': {}}
 
 

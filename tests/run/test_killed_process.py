@@ -23,7 +23,7 @@ EACH_STEP = {'stage.rot.checkpoint_epochs': 0.25}  # so that it is nearly always
 def start(data, workdir, folder):
     """The command in a process of its own, on one device; what it says goes to a file."""
     overrides = tiny.settings('rot') | EACH_STEP | {'data.dir': data.directory.parents[1]}
-    environment = tiny.environment(1, **tiny.keeping_compiled(folder / 'compiled'))
+    environment = tiny.environment(1)
     command = [
         sys.executable, '-m', 'tests.program', 'cxr_jax.main', f'--workdir={workdir}',
         '--config=configs/curriculum.py:rot,preset=demo',

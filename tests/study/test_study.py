@@ -26,11 +26,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 CURRICULA, REGIONS = ('scratch', 'rot', 'relloc', 'rot_relloc'), ('full', 'lungs_black')
 
 
-def overrides(data) -> dict:
+def overrides(data, regions=REGIONS) -> dict:
     """Flat: a study of tests.tiny."""
     run = {f'run.{k}': v for k, v in tiny.settings('moco_swav_rot_relloc').items()}
     run |= {'run.data.dir': str(data.directory.parents[1]), 'run.stage.rot.search.protocol': 'off'}
-    return run | {'axes.curriculum': CURRICULA, 'axes.region': REGIONS, 'compare.resamples': 200}
+    return run | {'axes.curriculum': CURRICULA, 'axes.region': regions, 'compare.resamples': 200}
 
 
 def tiny_study(data, **changes) -> ConfigDict:
@@ -220,11 +220,14 @@ def test_folds_times_seeds_give_every_image_once_per_seed(tiny_data, tmp_path, m
 
 
 def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
-    """One is killed while it trains; two others finish: each stage once, all results equal."""
+    """One is killed while it trains; two others finish: each stage once, all results equal.
+
+    One region of the study.
+    """
     workdir, said = tmp_path / 'study', tmp_path / 'said'
-    environment = tiny.environment(1, **tiny.keeping_compiled(tmp_path / 'compiled'))
+    environment = tiny.environment(1)
     words = [f'--config.{k}={v!r}' if isinstance(v, tuple) else f'--config.{k}={v}'
-             for k, v in overrides(tiny_data).items()]  # fmt: skip
+             for k, v in overrides(tiny_data, REGIONS[:1]).items()]  # fmt: skip
     command = [sys.executable, '-m', 'tests.program', 'cxr_jax.study', f'--workdir={workdir}',
                '--config=configs/study.py:demo', *words]  # fmt: skip
 
@@ -241,11 +244,11 @@ def test_killed_and_shared_by_two_workers(alone, tiny_data, tmp_path):
     workers = [start(), start()]
     assert [worker.wait() for worker in workers] == [0, 0], said.read_text()
     expected, shared = trained(alone[0]), trained(workdir)
-    assert {k: v[0] for k, v in shared.items()} == {k: v[0] for k, v in expected.items()}
+    assert len(shared) == 7
+    assert {k: v[0] for k, v in shared.items()} == {k: expected[k][0] for k in shared}
     # The killed one's stage has a second session; nothing else was started twice.
-    assert sorted(v[1] for v in shared.values()) == [1] * 13 + [2]
+    assert sorted(v[1] for v in shared.values()) == [1] * 6 + [2]
     assert not list(workdir.glob('stages/*.broken')) and not list(workdir.glob('stages/*.partial'))
     found = json.loads((workdir / 'study.json').read_text())
-    assert [mean['figures'] for mean in found['means']] == [
-        mean['figures'] for mean in alone[1]['means']
-    ]
+    means = [mean for mean in alone[1]['means'] if mean['levels']['region'] == REGIONS[0]]
+    assert [mean['figures'] for mean in found['means']] == [mean['figures'] for mean in means]
