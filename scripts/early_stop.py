@@ -114,7 +114,7 @@ def run_one(folder: Path, task: str, rate: float, seed: int) -> dict:
     (branch,) = plan.branches
 
     def watch(stage, directory):
-        health = Health(stage, directory, looks=20, on_collapse='warn')
+        health = Health(stage, directory, looks=40, on_collapse='warn')
         return [health, Criteria(stage, directory, mesh)] if stage.name == task else [health]
 
     place = Place(folder / 'stages', mesh, watch=watch)

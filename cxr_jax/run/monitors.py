@@ -15,7 +15,7 @@ class MonitorSettings:
 
     # Looks at the embeddings of training batches, evenly over a stage, one an epoch at least; 0 =
     # none.
-    health_looks: int = setting(20, at_least=0)
+    health_looks: int = setting(40, at_least=0)
     # What follows when embeddings or clusters have collapsed: a warning, or the end of the run.
     on_collapse: str = setting('warn', one_of=('warn', 'stop'))
     # Epochs between two probes of the frozen features on the validation images; 0 = none.
