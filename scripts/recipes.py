@@ -193,11 +193,17 @@ def summary(runs: list[dict], factors, resamples: int) -> dict:
         for measure in question.measures():
             each = found.of(measure)[0].reshape(len(whens), seeds)
             places = {when: np.arange(seeds) + i * seeds for i, when in enumerate(whens)}
-            gain = difference(found, measure, places['after'], places['before'])['difference']
+            gains = {
+                name: difference(found, measure, places[f'after{name}'], places[f'before{name}'])
+                for name in ('', '_bn')
+            }
             row[f'{probe} {measure.name}'] = {
                 **dict(zip(whens, each.mean(1).tolist(), strict=True)),
                 'each': dict(zip(whens, each.tolist(), strict=True)),
-                'difference': [gain[name] for name in ('value', 'low', 'high')],
+                **{
+                    f'difference{name}': [gain['difference'][x] for x in ('value', 'low', 'high')]
+                    for name, gain in gains.items()
+                },
             }
     for name in (*factors, 'rank'):
         row[name] = {w: float(np.mean([run['found'][w][name] for run in runs])) for w in whens}
@@ -223,8 +229,9 @@ def line_of(row: dict, runs: list[dict]) -> str:
     for name, found in row.items():
         if isinstance(found, dict) and 'before' in found:
             steps = '>'.join(f'{found[when]:.3f}' for when in runs[0]['found'])
-            gain = found.get('difference', [])
-            texts.append(f'| {name} {steps} [{" ".join(f"{x:+.3f}" for x in gain)}]')
+            gain = found.get('difference', []), found.get('difference_bn', [])
+            told = ' '.join(f'[{" ".join(f"{x:+.3f}" for x in one)}]' for one in gain)
+            texts.append(f'| {name} {steps} {told}')
     return 'RESULT ' + ' '.join(texts)
 
 

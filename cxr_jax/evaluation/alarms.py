@@ -11,7 +11,7 @@ from typing import NamedTuple
 PATIENCE, RELIEF = 2, 1.5
 STD_LIMIT = 0.01
 RANK_LIMIT = 0.2  # share of the highest rank seen
-INFORMATION_LIMIT = 0.02  # nats
+INFORMATION_LIMIT = 0.005  # nats
 LOSS_LIMIT = 0.005  # below the chance loss, as a share of it (of 1 where it is less)
 LOSS_SHARE = 0.5  # of the stage: for so long the loss must have been there
 

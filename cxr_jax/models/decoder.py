@@ -27,6 +27,8 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list, size: int, train: bool = True):
+        # Maps need not be halves of each other (DenseNet rounds down, ResNet up), so every step
+        # goes to the size of its skip, whatever that is.
         x, half = maps[-1].astype(self.dtype), -(-size // PATCH)
         steps = [(skip.shape[1], skip) for skip in reversed(maps[:-1])]
         side = maps[0].shape[1]
@@ -38,6 +40,7 @@ class Decoder(nn.Module):
             if skip is not None:
                 x = jnp.concatenate([x, skip.astype(self.dtype)], axis=-1)
             x = self._block(x, self.width * 2**level, f'up{level}', train)
+        # The loss is taken of these: bfloat16 would round the grey values to 1 in 256.
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         logits = nn.Dense(PATCH**2, name='logits')(x)
         return nn.sigmoid(from_patches(enlarge(logits, half))[:, :size, :size])
@@ -55,7 +58,8 @@ class Decoder(nn.Module):
 
 
 def enlarge(x, side: int):
-    """[B, h, w, C] -> [B, side, side, C], bilinear: maps need not be halves of each other."""
+    """[B, h, w, C] -> [B, side, side, C], bilinear."""
+    # As two matrix products, so that the gradient is two products too and no scatter.
     if x.shape[1] == side:
         return x
     return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), 'linear')

@@ -110,8 +110,7 @@ def can_train_together(stages: list[Stage], mesh) -> bool:
     """Whether there is one accelerator, and several stages that differ in their rate alone."""
     if jax.default_backend() == 'cpu' or mesh.size > 1 or len(stages) < 2:
         return False
-    alone = stages[0].task.pauses  # its host work is for one state
-    return not alone and len({stage.program_key for stage in stages}) == 1
+    return len({stage.program_key for stage in stages}) == 1
 
 
 def _advance_together(

@@ -107,6 +107,7 @@ class Genesis(Task):
     def _distorted(self, key, image):
         coins, shuffle_key, points_key, order_key, paint_key = jax.random.split(key, 5)
         shuffle, nonlinear, paint = jax.random.uniform(coins, (3,))
+        # Each is computed for every image and kept by its coin: shapes and work are static.
         shuffled = distortion.shuffle_locally(shuffle_key, image)
         image = jnp.where(shuffle < self.shuffle, shuffled, image)
         points = jax.random.uniform(points_key, (2, 2))
@@ -119,6 +120,7 @@ class Genesis(Task):
         return Decoder(self.width, self.norm, encoder.network.dtype, AXIS)
 
     def init(self, key, encoder, parts):
+        # Only the sizes of the maps matter: nothing is computed for them.
         images = jnp.zeros((1, self.image_size, self.image_size, 1))
         of_encoder = parts['encoder']['params'], parts['encoder']['batch_stats']
         shapes = jax.eval_shape(lambda: encoder(*of_encoder, images, train=False).maps)

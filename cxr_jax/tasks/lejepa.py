@@ -39,6 +39,8 @@ def epps_pulley(samples, axis_name: str | None = None):
     angles = samples[..., None] * points
     real, imaginary = jnp.cos(angles).mean(-3), jnp.sin(angles).mean(-3)
     rows = samples.shape[-2]
+    # The statistic is no mean over rows: the characteristic function is, so it is averaged over the
+    # devices before anything is squared.
     if axis_name:
         real, imaginary = lax.pmean((real, imaginary), axis_name)
         rows *= lax.axis_size(axis_name)
@@ -69,6 +71,7 @@ def lejepa_loss(embeddings, directions, centres: int, lambd: float, axis_name: s
 
 
 def _terms(embeddings, directions, centres, lambd, axis_name):
+    # The metrics are these two, so that the weight can be judged by them.
     prediction = prediction_loss(embeddings, centres)
     gaussian = sigreg(embeddings, directions, axis_name)
     return (1 - lambd) * prediction + lambd * gaussian, prediction, gaussian

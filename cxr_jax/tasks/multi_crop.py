@@ -20,8 +20,10 @@ def embed(encoder, projector, params: dict, batch_stats: dict, views: dict) -> t
     One pass of the encoder for each kind of views {kind: [b, n, s, s, 1]}, so batch statistics are
     those of crops of one size, and one of the projector over all crops, as in the official SwAV.
     """
+    # The statistics pass from kind to kind: each moves the running ones a step further.
     stats, pooled, rows = batch_stats['encoder'], [], len(next(iter(views.values())))
     for crops in views.values():
+        # Crop after crop, not image after image: views of one crop stay together.
         images = jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
         features = encoder(params['encoder'], stats, images)
         stats = features.batch_stats

@@ -167,7 +167,8 @@ class ODC(Task):
         batch_stats = {
             'encoder': features.batch_stats, 'neck': updated['batch_stats'], 'head': {},
         }  # fmt: skip
-        shares = {'clusters': jax.nn.softmax(logits)}
+        # The memory's clusters: at first the head, N(0, 0.01), tells no two images apart.
+        shares = {'clusters': jax.nn.one_hot(now, self.clusters, dtype=logits.dtype)}
         return loss, Aux(batch_stats, extra, metrics, {'image': embeddings}, shares)
 
     def _remember(self, extra, rows, units):

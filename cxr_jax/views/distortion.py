@@ -62,6 +62,7 @@ def window_count(size: int) -> tuple[int, int]:
 
 def shuffle_windows(key, size: int):
     """Corners and sides [K, 2] of window_count windows, anywhere inside the image."""
+    # A side of 1 is allowed, as in the reference: such a window may change nothing.
     count, largest = window_count(size)
     side_key, corner_key = jax.random.split(key)
     sides = jax.random.randint(side_key, (count, 2), 1, largest + 1)
@@ -123,6 +124,7 @@ def paint(key, image, inside: float):
     size = image.shape[0]
     covered = _boxes(in_key, size, (size // 6, size // 3), sure=False)
     kept = _boxes(out_key, size, (size - 4 * size // 7, size - 3 * size // 7), sure=True)
+    # Boxes that overlap are painted twice in the reference, which noise cannot tell from once.
     noise = jax.random.uniform(noise_key, image.shape, image.dtype)
     painted = jnp.where(jax.random.bernoulli(choice_key, inside), covered, ~kept)
     return jnp.where(painted[..., None], noise, image)
@@ -134,6 +136,7 @@ def _boxes(key, size: int, sides: tuple[int, int], sure: bool):
     side = jax.random.randint(side_key, (BOXES, 2), sides[0], sides[1] + 1)
     corner = jax.random.randint(corner_key, (BOXES, 2), MARGIN, size - MARGIN - side + 1)
     coins = jax.random.bernoulli(coin_key, GO_ON, (BOXES,))
+    # The first tails ends the loop.
     drawn = jnp.cumprod((coins.at[0].set(True) if sure else coins).astype(int)) == 1
     place = jnp.arange(size)
     inside = (place >= corner[..., None]) & (place < (corner + side)[..., None])  # [BOXES, 2, size]

@@ -233,7 +233,7 @@ def test_workdir_of_another_run_lists_the_differences(command, tmp_path, monkeyp
     before = {path: path.read_text() for path in pathlib.Path('run').iterdir()}
     outcome = command(*words, '--config.seed=7', '--config.stage.rot.optimizer.lr=0.5')
     assert_refused(outcome, 'run holds a run with other', 'give another --workdir', 'seed: 0, 7')
-    assert 'stage.rot.optimizer.lr: 0.02, 0.5' in outcome.err and 'moco' not in outcome.err
+    assert 'stage.rot.optimizer.lr: 0.1, 0.5' in outcome.err and 'moco' not in outcome.err
     assert {path: path.read_text() for path in pathlib.Path('run').iterdir()} == before
 
 

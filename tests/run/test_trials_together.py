@@ -116,5 +116,3 @@ def test_which_trials_train_together(tiny_data, monkeypatch):
     assert not lr_search.can_train_together(stages, many)
     facts = dataclasses.replace(stages[1].facts, batch_size=4)
     assert not together([stages[0], dataclasses.replace(stages[1], facts=facts)])
-    monkeypatch.setattr(type(stages[0].task), 'between', lambda *unused: None)
-    assert not together(stages)
