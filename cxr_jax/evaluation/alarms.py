@@ -2,7 +2,8 @@
 
 `rows`: the looks so far, oldest first, as cxr_jax.evaluation.health tells them, each with 'step'
 and, where known, 'loss' (mean since the look before). An alarm goes on after PATIENCE looks in a
-row below its limit, and off after as many above RELIEF times the limit.
+row below its limit, and off after as many above RELIEF times the limit. How the limits were found:
+docs/health.md.
 """
 
 from collections.abc import Sequence
@@ -10,22 +11,23 @@ from typing import NamedTuple
 
 PATIENCE, RELIEF = 2, 1.5
 STD_LIMIT = 0.01
-RANK_LIMIT = 0.2  # share of the highest rank seen
+RANK_LIMIT, GAP_LIMIT = 0.2, 0.3
 INFORMATION_LIMIT = 0.005  # nats
 LOSS_LIMIT = 0.005  # below the chance loss, as a share of it (of 1 where it is less)
 LOSS_SHARE = 0.5  # of the stage: for so long the loss must have been there
 
 
 class Value(NamedTuple):
-    """What an alarm goes by after a look; alarming below the limit."""
+    """What an alarm goes by after a look: alarming below the limit."""
 
     value: float
     limit: float
+    told: str  # with its numbers
 
 
 MEANINGS = {
     'constant': 'all images have nearly the same embedding',
-    'shrunk': 'the embeddings have shrunk to a few directions',
+    'shrunk': 'the embeddings have shrunk to a few directions that do not tell images apart',
     'clusters': 'the assignments no longer depend on the image',
     'chance': 'the loss has not left the level of chance',
 }
@@ -38,21 +40,36 @@ def values(rows: Sequence[dict], total: int, chance: float | None) -> dict[str, 
     total: steps of the stage; chance: its chance loss.
     """
     last = rows[-1]
-    found = {
-        'constant': Value(last['std'], STD_LIMIT),
-        'shrunk': Value(
-            last['centred_rank'], RANK_LIMIT * max(row['centred_rank'] for row in rows)
-        ),
-    }
+    std = f'standard deviation {last["std"]:.2g} of 1'
+    found = {'constant': Value(last['std'], STD_LIMIT, std)}
+    if 'positive' in last:
+        found['shrunk'] = _shrunk(rows)
     if 'entropy' in last:
         information = last['entropy'] - last['row_entropy']
-        found['clusters'] = Value(information, INFORMATION_LIMIT)
+        told = f'an assignment tells {information:.2g} nats of its image'
+        found['clusters'] = Value(information, INFORMATION_LIMIT, told)
     window = LOSS_SHARE * total
     if chance is not None and last['step'] >= window:
-        losses = [row['loss'] for row in rows if row['step'] > last['step'] - window]
-        limit = LOSS_LIMIT * max(abs(chance), 1.0)
-        found['chance'] = Value(chance - min(losses), limit)
+        least = min(row['loss'] for row in rows if row['step'] > last['step'] - window)
+        told = f'at best {least:.4g} in half of the stage, chance {chance:.4g}'
+        found['chance'] = Value(chance - least, LOSS_LIMIT * max(abs(chance), 1.0), told)
     return found
+
+
+def gap(row: dict) -> float:
+    """How much nearer the views of one image are than those of different ones, as a share of their
+    squared distance: 1 where views agree, 0 where an image makes no difference."""
+    return (row['positive'] - row['negative']) / max(1 - row['negative'], 1e-6)
+
+
+def _shrunk(rows: Sequence[dict]) -> Value:
+    """By the rank and by the gap: the better of the two decides. Embeddings of low rank that tell
+    images apart are no collapse, and views of one image may be meant to differ."""
+    last = rows[-1]
+    highest, near = max(row['centred_rank'] for row in rows), gap(last)
+    value = max(last['centred_rank'] / highest / RANK_LIMIT, near / GAP_LIMIT)
+    told = f'effective rank {last["centred_rank"]:.3g}, once {highest:.3g}'
+    return Value(value, 1.0, f'{told}; views of one image nearer by {100 * near:.0f} %')
 
 
 def judge(rows: Sequence[dict], total: int, chance: float | None) -> list[str]:

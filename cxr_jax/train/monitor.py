@@ -119,7 +119,8 @@ class Health(Monitor):
         new = [name for name in row['alarms'] if name not in before.get('alarms', [])]
         found = alarms.values(*judged)
         for name in new:
-            say(f'! {stage.name}, step {step} of {stage.total_steps}: {_told(name, found[name])}.')
+            told = f'{alarms.MEANINGS[name]} ({found[name].told})'
+            say(f'! {stage.name}, step {step} of {stage.total_steps}: {told}.')
         for name in before.get('alarms', []):
             if name not in row['alarms']:
                 say(f'  {stage.name}, step {step}: no longer so: {alarms.MEANINGS[name]}.')
@@ -133,18 +134,9 @@ class Health(Monitor):
         where, lr = f'--config.stage.{stage.name}', stage.optimizer.lr
         return UserError(
             f'Stage {stage.name} has collapsed at step {step} of {stage.total_steps}: '
-            f'{_told(name, found)}. The state is saved, and every look is in {self._record.path}. '
+            f'{alarms.MEANINGS[name]} ({found.told}). The state is saved, and every look is in '
+            f'{self._record.path}. '
             f'Try a lower rate ({where}.optimizer.lr={lr / 3:.2g}), a longer warm-up '
             f'({where}.optimizer.warmup_epochs=1) or larger batches; to go on all the same, start '
             'the command again with --config.monitor.on_collapse=warn.'
         )
-
-
-def _told(name: str, found: alarms.Value) -> str:
-    told = {
-        'constant': 'standard deviation of unit embeddings, times the root of their width',
-        'shrunk': 'effective rank of the centred embeddings',
-        'clusters': 'nats that an assignment tells of its image',
-        'chance': 'distance of the loss from that of chance',
-    }
-    return f'{alarms.MEANINGS[name]} ({told[name]} {found.value:.3g}, limit {found.limit:.3g})'

@@ -4,7 +4,7 @@ import pytest
 
 from cxr_jax.evaluation import alarms
 
-HEALTHY = {'std': 0.5, 'centred_rank': 20.0, 'loss': 1.0}
+HEALTHY = {'std': 0.5, 'centred_rank': 20.0, 'loss': 1.0, 'positive': 0.9, 'negative': 0.8}
 FEW = {'entropy': 1.0, 'row_entropy': 0.997}
 
 
@@ -21,7 +21,11 @@ def judged(changes, total=100, chance=None):
     ('name', 'bad', 'better'),
     [
         ('constant', {'std': 0.005}, {'std': 0.012}),
-        ('shrunk', {'centred_rank': 3.0}, {'centred_rank': 5.0}),
+        (
+            'shrunk',
+            {'centred_rank': 3.0, 'positive': 0.82},
+            {'centred_rank': 5.0, 'positive': 0.82},
+        ),
         ('clusters', FEW, {'entropy': 1.0, 'row_entropy': 0.9935}),
     ],
 )
@@ -39,6 +43,16 @@ def test_healthy_looks_raise_nothing():
     # Parallel features of an untrained encoder; a rank that halves; a loss that rises.
     slow = [{'std': 0.05, 'centred_rank': 20 - k / 2, 'loss': k / 20} for k in range(20)]
     assert judged(slow, chance=2.0)[0] == [[]] * 20
+    # Few directions that tell images apart; views that are meant to differ.
+    few = [{'centred_rank': 20 / (1 + k)} for k in range(20)]
+    assert judged(few)[0] == judged([{'positive': 0.7, 'negative': 0.8}] * 20)[0] == [[]] * 20
+
+
+def test_the_gap():
+    """Share by which the squared distance 2 - 2 cos is less."""
+    row = {'positive': 0.9, 'negative': 0.6}
+    assert alarms.gap(row) == pytest.approx(1 - (2 - 2 * 0.9) / (2 - 2 * 0.6))
+    assert alarms.gap({'positive': 1.0, 'negative': 1.0}) == 0
 
 
 @pytest.mark.parametrize(('chance', 'loss'), [(2.0, 1.995), (0.0, -0.001), (2.0, 2.5)])
@@ -54,5 +68,6 @@ def test_a_loss_at_chance_for_half_of_the_stage(chance, loss):
 
 
 def test_an_alarm_that_is_on_at_the_end():
-    rows = judged([{}] * 10 + [{'std': 0.0, 'centred_rank': 1.0}] * 3)[1]
+    collapsed = {'std': 0.0, 'centred_rank': 1.0, 'positive': 1.0, 'negative': 1.0}
+    rows = judged([{}] * 10 + [collapsed] * 3)[1]
     assert alarms.spans(rows) == [('constant', 55, None), ('shrunk', 55, None)]
