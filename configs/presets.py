@@ -72,6 +72,7 @@ DEMO = {
     'stage.pretext.epochs': 6,
     'stage.rot.epochs': 3,
     'stage.relloc.epochs': 3,
+    'stage.odc.epochs': 20,  # in fewer it hardly leaves chance
 }
 
 RECIPES = {'siim_study': SIIM_STUDY, 'small': {}, 'demo': DEMO, 'papers': {}}

@@ -38,9 +38,10 @@ RUNS = {
 LOG_STEPS = 2  # the processes ask each other after so many
 
 
-# Cases of tests.exactness: rows of all devices gathered, permuted, and statistics over them. What
-# a task adds to these is the same program whatever process the devices belong to.
-CASES = ('moco', 'relloc')
+# Cases of tests.exactness: rows of all devices gathered and permuted, statistics over them, and a
+# memory whose rows lie in several processes. What other tasks add is the same program whatever
+# process the devices belong to.
+CASES = ('moco', 'odc')
 
 
 def exact(folder: pathlib.Path, data, mesh) -> None:

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from configs.curriculum import get_config
+from cxr_jax.report import files
 from cxr_jax.run import plan, stage
 from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.initial import starting_parts
@@ -112,8 +113,12 @@ def build_once(each, parent, mesh):
 
 
 @contextlib.contextmanager
-def compiled_once(around=lambda step: step, mesh=None):
-    """While it lasts, equal steps are compiled once, for one device or `mesh`."""
+def compiled_once(around=lambda step: step, mesh=None, rendered=False):
+    """While it lasts, equal steps are compiled once, for one device or `mesh`.
+
+    Pictures of a report are drawn and written empty unless `rendered`: that takes longer than all
+    else in a small run. How they look: tests/report.
+    """
 
     def build(each, parent, own_mesh):
         program = build_once(each, parent, own_mesh)
@@ -122,10 +127,15 @@ def compiled_once(around=lambda step: step, mesh=None):
 
     mesh = mesh or one_device()
     with (
+        contextlib.nullcontext() if rendered else mock.patch.object(files, '_save', write_nothing),
         mock.patch.object(validation, 'build_program', build),
         mock.patch.object(parallel, 'data_mesh', lambda devices=None: mesh),
     ):
         yield
+
+
+def write_nothing(figure, path):
+    path.write_bytes(b'')
 
 
 def sigterm_at(number: int):

@@ -55,3 +55,19 @@ def test_the_whole_step(exclusive, devices):
         for part in ('encoder', 'statistics'):
             for gradient in jax.tree.leaves(result.gradients[part]):
                 np.testing.assert_array_equal(gradient, 0)
+
+
+def test_statistics_are_those_of_the_training_images():
+    """Row by row; a feature that is the same in all of them is left as it is."""
+    for seed, rows, width in ref.cases():
+        rng = np.random.default_rng(seed)
+        features = rng.normal(3, 2, (rows, width))
+        features[:, -1] = 0.1
+        params = {'statistics': {'mean': np.zeros(width), 'scale': np.zeros(width)}}
+        found = Probe().fitted(params, features, None)['statistics']
+        for k, column in enumerate(features.T):
+            mean = sum(column) / rows
+            deviation = np.sqrt(sum((x - mean) ** 2 for x in column) / rows)
+            ref.assert_close(found['mean'][k], mean)
+            expected = 1 / ((deviation if k < width - 1 else 1) * np.sqrt(width))
+            ref.assert_close(found['scale'][k], expected)

@@ -29,7 +29,8 @@ def finished(sets, tmp_path_factory):
     words = ['main.py', '--config', f'{CONFIG}:rot,readout=findings,preset=demo']
     words += [f'--config.{word}' for word in WORDS]
     words += [f'--config.data.dir={sets["f"].data_dir}', f'--workdir={workdir}']
-    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver(), tiny.compiled_once():
+    once = tiny.compiled_once(rendered=True)
+    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver(), once:
         patch.setattr(sys, 'argv', words)
         patch.setattr(command_line, 'use_cache', lambda: None)
         with pytest.raises(SystemExit) as stopped:
