@@ -13,7 +13,7 @@ PATIENCE, RELIEF = 2, 1.5
 STD_LIMIT = 0.01
 RANK_LIMIT, GAP_LIMIT = 0.25, 0.3
 INFORMATION_LIMIT = 0.005  # nats
-LOSS_LIMIT = 0.005  # below the chance loss, as a share of it (of 1 where it is less)
+LOSS_LIMIT = 0.005  # of a fall, or below the chance loss: as a share of it (of 1 if it is less)
 LOSS_SHARE = 0.5  # of the stage: for so long the loss must have been there
 
 
@@ -29,7 +29,7 @@ MEANINGS = {
     'constant': 'all images have nearly the same embedding',
     'shrunk': 'the embeddings have shrunk to a few directions that do not tell images apart',
     'clusters': 'the assignments no longer depend on the image',
-    'chance': 'the loss has not left the level of chance',
+    'chance': 'the loss does not leave the level of chance',
 }
 COLLAPSES = ('constant', 'shrunk', 'clusters')  # what does not mend itself
 
@@ -50,10 +50,17 @@ def values(rows: Sequence[dict], total: int, chance: float | None) -> dict[str, 
         found['clusters'] = Value(information, INFORMATION_LIMIT, told)
     window = LOSS_SHARE * total
     if chance is not None and last['step'] >= window:
-        least = min(row['loss'] for row in rows if row['step'] > last['step'] - window)
-        told = f'at best {least:.4g} in half of the stage, chance {chance:.4g}'
-        found['chance'] = Value(chance - least, LOSS_LIMIT * max(abs(chance), 1.0), told)
+        losses = [row['loss'] for row in rows if row['step'] > last['step'] - window]
+        told = f'at best {min(losses):.4g} in half of the stage, chance {chance:.4g}'
+        better = max(chance - min(losses), _fall(losses))
+        found['chance'] = Value(better, LOSS_LIMIT * max(abs(chance), 1.0), told)
     return found
+
+
+def _fall(losses: Sequence[float]) -> float:
+    """By how much their second half is lower: one that comes from above chance is on its way."""
+    half = len(losses) // 2
+    return sum(losses[:half]) / max(half, 1) - sum(losses[half:]) / (len(losses) - half)
 
 
 def gap(row: dict) -> float:

@@ -61,6 +61,10 @@ def test_a_loss_at_chance_for_half_of_the_stage(chance, loss):
     assert [number for number, names in enumerate(found) if names] == list(range(11, 20))
     assert alarms.spans(rows) == [('chance', 55, None)]
     assert not any(judged([{'loss': loss}] * 20)[0])
+    falling = [{'loss': loss + (20 - k) / 100} for k in range(20)]
+    assert not any(judged(falling, chance=chance)[0])
+    rising = [{'loss': loss + k / 100} for k in range(20)]
+    assert judged(rising, chance=chance)[0][11:] == [['chance']] * 9
     # It had left the level of chance, and came back.
     left = [{'loss': chance - 1 if number == 8 else loss} for number in range(20)]
     found = judged(left, chance=chance)[0]
