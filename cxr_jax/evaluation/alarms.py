@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 PATIENCE, RELIEF = 2, 1.5
 STD_LIMIT = 0.01
-RANK_LIMIT, GAP_LIMIT = 0.25, 0.3
+RANK_LIMIT, SPREAD_LIMIT = 0.25, 0.8  # shares of the highest rank and standard deviation so far
+GAP_LIMIT = 0.3
 INFORMATION_LIMIT = 0.005  # nats
 LOSS_LIMIT = 0.005  # of a fall, or below the chance loss: as a share of it (of 1 if it is less)
 LOSS_SHARE = 0.5  # of the stage: for so long the loss must have been there
@@ -70,12 +71,16 @@ def gap(row: dict) -> float:
 
 
 def _shrunk(rows: Sequence[dict]) -> Value:
-    """By the rank and by the gap: the better of the two decides. Embeddings of low rank that tell
-    images apart are no collapse, and views of one image may be meant to differ."""
-    last = rows[-1]
-    highest, near = max(row['centred_rank'] for row in rows), gap(last)
-    value = max(last['centred_rank'] / highest / RANK_LIMIT, near / GAP_LIMIT)
-    told = f'effective rank {last["centred_rank"]:.3g}, once {highest:.3g}'
+    """By rank, spread and gap, of which the best decides: embeddings of low rank that go on
+    spreading or telling images apart are no collapse, and views may be meant to differ."""
+    last, near = rows[-1], gap(rows[-1])
+    rank, std = (max(row[name] for row in rows) for name in ('centred_rank', 'std'))
+    value = max(
+        last['centred_rank'] / rank / RANK_LIMIT,
+        last['std'] / max(std, STD_LIMIT) / SPREAD_LIMIT,
+        near / GAP_LIMIT,
+    )
+    told = f'effective rank {last["centred_rank"]:.3g}, once {rank:.3g}'
     return Value(value, 1.0, f'{told}; views of one image nearer by {100 * near:.0f} %')
 
 

@@ -23,8 +23,8 @@ def judged(changes, total=100, chance=None):
         ('constant', {'std': 0.005}, {'std': 0.012}),
         (
             'shrunk',
-            {'centred_rank': 3.0, 'positive': 0.82},
-            {'centred_rank': 6.0, 'positive': 0.82},
+            {'centred_rank': 3.0, 'std': 0.3, 'positive': 0.82},
+            {'centred_rank': 6.0, 'std': 0.3, 'positive': 0.82},
         ),
         ('clusters', FEW, {'entropy': 1.0, 'row_entropy': 0.9935}),
     ],
@@ -43,9 +43,12 @@ def test_healthy_looks_raise_nothing():
     # Parallel features of an untrained encoder; a rank that halves; a loss that rises.
     slow = [{'std': 0.05, 'centred_rank': 20 - k / 2, 'loss': k / 20} for k in range(20)]
     assert judged(slow, chance=2.0)[0] == [[]] * 20
-    # Few directions that tell images apart; views that are meant to differ.
-    few = [{'centred_rank': 20 / (1 + k)} for k in range(20)]
-    assert judged(few)[0] == judged([{'positive': 0.7, 'negative': 0.8}] * 20)[0] == [[]] * 20
+    # Few directions that tell images apart, or that all are used; views that are meant to differ.
+    few = [{'centred_rank': 20 / (1 + k), 'std': 0.5 / (1 + k / 10)} for k in range(20)]
+    wide = [row | {'positive': 0.8, 'std': 0.5} for row in few]
+    for rows in (few, wide, [{'positive': 0.7, 'negative': 0.8}] * 20):
+        assert judged(rows)[0] == [[]] * 20
+    assert judged([row | {'positive': 0.8} for row in few])[0][19] == ['shrunk']
 
 
 def test_the_gap():

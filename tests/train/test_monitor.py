@@ -107,7 +107,7 @@ def test_a_collapse_may_end_the_run(tmp_path):
 
 def test_a_loss_at_chance_ends_nothing(tmp_path, monkeypatch, capsys):
     found = monitor(tmp_path, on_collapse='stop')
-    monkeypatch.setattr(found._stage.task, 'chance_loss', lambda: 0.0)
+    monkeypatch.setattr(found._stage.task, 'chance_loss', lambda: -10.0)
     train(found, 100, lambda step: APART)
     assert rows_of(tmp_path)[-1]['alarms'] == ['chance'] and '! moco' in capsys.readouterr().out
 
