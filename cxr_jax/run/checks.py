@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from cxr_jax.models.encoder import Contract, Encoder
 from cxr_jax.run.corpora import Data
+from cxr_jax.runtime import parallel
+from cxr_jax.tasks.base import Facts, Task
 from cxr_jax.train.stage import Labelled
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus, LeftOut
@@ -142,4 +144,27 @@ def check_input(name: str, pixels: int, encoder: Encoder) -> None:
             f'needs {encoder.smallest_image} or more. Enlarge '
             f'--config.stage.{name}.task.image_size, or use a ResNet '
             '(--config.encoder.name=resnet18).'
+        )
+
+
+def check_memory(name: str, task: Task, devices: int) -> None:
+    """UserError for a memory of all images that the devices cannot share equally."""
+    if task.by_image and parallel.ROWS % devices:
+        raise UserError(
+            f'Stage {name} spreads its memory of all images over the devices, whose number must '
+            f'divide {parallel.ROWS}; there are {devices}. Use fewer of them.'
+        )
+
+
+def check_early_stop(name: str, by: str, task: Task, facts: Facts) -> None:
+    """UserError for a criterion that tells nothing of what the stage changes."""
+    where = f'--config.stage.{name}.early_stop.by={by}'
+    if by in ('probe', 'rank', 'sigreg') and task.frozen(facts).get('encoder', 0) is None:
+        raise UserError(
+            f'{where} judges the encoder, which {name} leaves as it is. Use loss, or none.'
+        )
+    if by == 'loss' and getattr(task, 'classwise', None) and task.classwise.on:
+        raise UserError(
+            f'{where} compares losses over different classes, as classwise.order='
+            f'{task.classwise.order} adds them one by one. Use probe, or none.'
         )

@@ -63,6 +63,9 @@ def content_of(
         del found['optimizer']['lr']  # found by the search
     if settings.judged:
         content['validation'] = labelled(of.validation.corpus, readout)
+    if settings.early_stop.by in ('rank', 'sigreg'):
+        # See train/probing.features_of.
+        content['looked_at'] = of.probed.image_size if of.probed else settings.task.image_size
     if settings.early_stop.by == 'probe':
         corpora = of.probed.train.corpus, of.probed.validation.corpus
         content['probed'] = [labelled(corpus, True) for corpus in corpora]

@@ -9,8 +9,10 @@ from cxr_jax.run.checks import (
     check_batch,
     check_batch_fits,
     check_contract,
+    check_early_stop,
     check_images,
     check_input,
+    check_memory,
 )
 from cxr_jax.run.content import OfStage, content_of
 from cxr_jax.run.corpora import Data, Splits, gather_data
@@ -152,6 +154,8 @@ class _Planner:
             raise UserError(f'Stage {name} (--config.stage.{name}.task): {error}') from None
         distillation = distillation_of(name, settings, of.before, task.frozen(facts))
         check_input(name, task.smallest_input, of.encoder)
+        check_memory(name, task, self._devices)
+        check_early_stop(name, settings.early_stop.by, task, facts)
         notes = [f'{k} = {getattr(task, k)} ({why})' for k, why in reasons.items() if why]
         if distillation:
             notes.append(f'distil = {distillation.kind} (keeps what {of.before} has left)')

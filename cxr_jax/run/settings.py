@@ -165,11 +165,6 @@ def check_stage(name: str, stage: StageSettings) -> None:
             f'{where}.search.low={search.low} is above {where}.search.high={search.high}; swap '
             'them.'
         )
-    if stage.early_stop.by != 'none' and not stage.task.trains:
-        raise UserError(
-            f'{where}.early_stop.by={stage.early_stop.by} has nothing to stop: {kind_of(name)} is '
-            'fitted at once. Leave it out.'
-        )
     if stage.early_stop.by == 'loss' and stage.task.by_image:
         raise UserError(
             f'{where}.early_stop.by=loss is not possible: the loss of {kind_of(name)} is made of '

@@ -26,8 +26,8 @@ def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict
         before = json.loads(path.read_text())
         same = before.get('identity') == identity
         if not same and results.is_file():
-            differing = differences(before.get('settings', {}), settings) or (
-                f'  the stages themselves: {before.get("last_stage")}, {identity["stages"][-1]}'
+            differing = differences(before.get('settings', {}), settings) or differences(
+                before.get('identity', {}), identity
             )
             raise UserError(
                 f'{workdir} holds a run with other settings or data, which this one would '

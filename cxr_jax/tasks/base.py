@@ -113,8 +113,8 @@ class Task:
         """Changes that follow the optimiser's; identity by default."""
         return params, extra
 
-    def frozen(self, facts: Facts) -> dict[str, int]:
-        """Parts that are not updated at all before the given step."""
+    def frozen(self, facts: Facts) -> dict[str, int | None]:
+        """Parts that are not updated at all before the given step; None: never."""
         return {}
 
     @property

@@ -69,8 +69,8 @@ class Jigsaw(Task):
     # A tile is smaller than its cell by this share: room to move.
     jitter: float = setting(21 / 85, at_least=0, below=1)
     flip: float = setting(0.5, at_least=0, at_most=1)  # probability of a flip of the image
-    # Orders to tell apart, of all 9!.
-    permutations: int = setting(1000, at_least=2, at_most=math.factorial(PATCHES))
+    # Orders to tell apart, of all 9!; more than VISSL's largest set would take hours to choose.
+    permutations: int = setting(1000, at_least=2, at_most=10_000)
     hidden: int = setting(1000, at_least=1)  # width of what is made of each tile
 
     leaves: ClassVar[tuple[str, ...]] = ('encoder', 'head')

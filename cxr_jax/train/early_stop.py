@@ -91,6 +91,8 @@ class EarlyStop(Monitor):
         For the first process. UserError if what was kept is damaged.
         """
         rows, settings = self._record.rows, self._settings
+        if not rows:  # a search has trained all of it
+            return parts, {}
         best = self._best(rows) or rows[-1]
         told = {
             'by': settings.by,

@@ -119,7 +119,9 @@ class _Loop:
                 if epoch_ends:
                     if i < self._stage.total_steps:
                         state = between(self._training, state, i // per_epoch)
-                    ending = self._ask('epoch_ended', i // per_epoch, state) or ending
+                    # A collapse that was seen is told, whatever else would end the stage.
+                    told = self._ask('epoch_ended', i // per_epoch, state)
+                    ending = ending or told
                 if saving or ending:
                     self._save(state, wait=i == until or stopping or bool(ending))
                 if stopping or ending:

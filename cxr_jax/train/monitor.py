@@ -110,7 +110,9 @@ class Health(Monitor):
         if not all(np.isfinite(view).all() for view in seen['embeddings'].values()):
             return None  # the loss or the state will be found to be so
         before = rows[-1] if rows else {'step': 0}
-        losses = [row['loss'] for row in log.rows if before['step'] < row['step'] <= step]
+        since = [row for row in log.rows if before['step'] < row['step'] <= step]
+        # The task's own, which is what chance is told of; beside distillation it is not the whole.
+        losses = [row.get('task_loss', row['loss']) for row in since]
         row = {'epoch': round(step / stage.facts.steps_per_epoch, 3), 'step': step}
         row |= {'loss': float(np.mean(losses))} | health(seen['embeddings'], seen['assignments'])
         judged = [*rows, row], stage.total_steps, stage.task.chance_loss()

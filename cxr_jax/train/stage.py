@@ -13,7 +13,7 @@ from cxr_jax.tasks.distil import KINDS, LWF, NONE, Distillation, Distilled
 from cxr_jax.train.optim import OptimizerSettings
 from data_pipelines.prepared.corpus import Corpus, LeftOut
 
-CRITERIA = ('probe', 'loss', 'rank', 'sigreg')  # see cxr_jax/train/criteria.py
+CRITERIA = ('probe', 'loss', 'rank', 'sigreg')  # see cxr_jax/train/early_stop.py
 PROTOCOLS = ('off', 'thesis', 'sampled', 'halving')
 
 
@@ -91,7 +91,9 @@ class StageSettings:
         """Fields without an effect, given the others; those of a training, if there is none."""
         idle = set()
         if not self.task.trains:
-            idle |= {'batch_size', 'epochs', 'optimizer', 'search'}
+            idle |= {'epochs', 'optimizer', 'search'}
+            # Batch statistics that are found anew are means over batches.
+            idle |= set() if self.task.fresh_statistics else {'batch_size'}
         if self.distil != LWF:
             idle |= {'distil_temperature'}
         if self.distil == NONE:

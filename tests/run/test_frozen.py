@@ -133,10 +133,12 @@ def test_settings_of_a_training_are_no_part_of_the_key_of_neighbours(sets):
         return tiny.make_stages(sets['f'], 'scratch', readout='knn', **changes)['knn'].key
 
     same = {
-        'stage.knn.epochs': 7, 'stage.knn.optimizer.lr': 0.3, 'stage.knn.batch_size': 4,
-        'stage.knn.task.augment.flip': 0.1,
+        'stage.knn.epochs': 7, 'stage.knn.optimizer.lr': 0.3, 'stage.knn.task.augment.flip': 0.1,
     }  # fmt: skip
     assert key(**same) == key() != key(**{'stage.knn.task.neighbours': 3})
+    # Batch statistics of whole images are means over batches; those handed over are not.
+    batch, handed = {'stage.knn.batch_size': 4}, {'stage.knn.task.batch_statistics': 'handed'}
+    assert key(**batch) != key() and key(**batch | handed) == key(**handed)
 
 
 @pytest.mark.parametrize(
