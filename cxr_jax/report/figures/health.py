@@ -85,6 +85,8 @@ def _draw(axes, panel: _Panel, folds: Sequence[Sequence[dict]], measure: Measure
         if measure and is_known(measure.chance):
             axes.axhline(measure.chance, color=_GRAY, linewidth=0.9, linestyle=(0, (4, 3)),
                          label='chance')  # fmt: skip
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
     else:
         # From 0, so that what hardly changes looks like it.
         low, high = axes.get_ylim()
