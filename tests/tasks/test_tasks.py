@@ -64,21 +64,6 @@ def test_swav_queue_keeps_newest_batches_first():
         np.testing.assert_array_equal(queue[0, :, 0], np.repeat(newest, 2))
 
 
-def test_swav_uses_the_queue_only_when_full():
-    task = SwAV(queue_size=4, features=3, prototypes=5)
-    key = jax.random.key(0)
-    z, prototypes = unit(jax.random.normal(key, (2, 3))), unit(jax.random.normal(key, (5, 3)))
-    queue = unit(jax.random.normal(jax.random.key(1), (4, 3)))
-    alone = sinkhorn(z @ prototypes.T, task.epsilon, task.iterations)
-    part = task._assign(z, queue.at[-1].set(0), prototypes)
-    np.testing.assert_allclose(part, alone, rtol=1e-5)
-    together = sinkhorn(jnp.concatenate([queue, z]) @ prototypes.T, task.epsilon, task.iterations)[
-        4:
-    ]
-    np.testing.assert_allclose(task._assign(z, queue, prototypes), together, rtol=1e-5)
-    assert abs(together - alone).max() > 1e-3
-
-
 def test_auto_values_follow_the_data():
     moco, notes = MoCo(queue_size='auto').resolve(facts())
     assert moco.queue_size == 960 and 'batch 64' in notes['queue_size']
