@@ -1,7 +1,7 @@
 """Resume certificate: runs that have every task, killed and started again, end with the same bits.
 
-Each stage is killed at least once at a random step, if there are enough kills; the others come in a
-save, as a stage ends and the next one begins, or at any moment after the start.
+Each stage is killed at least once, at a random step or in a save behind it, if there are enough
+kills; the others come as a stage ends and the next one begins, or at any moment after a start.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 EPOCHS = 4
 EVERY = {'epochs': EPOCHS, 'checkpoint_epochs': 0.25}  # nearly always saving
-KINDS = ('step', 'save', 'change', 'start')
+KINDS = ('step', 'save', 'change', 'start')  # two for every stage, two for the other kills
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +130,9 @@ def moments(runs: list[Run], kills: int, rng: random.Random) -> list[list[Moment
     """Moments of every run, in the order of its stages and their steps."""
     places = [(number, stage) for number, run in enumerate(runs) for stage in run.stages]
     chosen = rng.sample(places, min(kills, len(places)))
-    chosen = [(place, 'step') for place in chosen]
+    chosen = [(place, KINDS[number % 2]) for number, place in enumerate(chosen)]
     while len(chosen) < kills:
-        chosen.append((rng.choice(places), KINDS[len(chosen) % len(KINDS)]))
+        chosen.append((rng.choice(places), KINDS[2 + len(chosen) % 2]))
     found = [[] for _ in runs]
     for (number, stage), kind in chosen:
         trains = (TASKS | READOUTS)[kind_of(stage)].trains
