@@ -29,6 +29,7 @@ from data_pipelines.preparing.entry import Entry
 from data_pipelines.preparing.identity import digest, pseudonym, read_or_create_salt
 from data_pipelines.preparing.items import (
     DRAWN,
+    GIVEN,
     NONE,
     Preparation,
     checked_processes,
@@ -41,6 +42,7 @@ from data_pipelines.preparing.publish import publish
 from data_pipelines.preparing.splits import assign_splits, read_splits
 
 QUARANTINED = 3
+TRAIN_AND_VALIDATION = (7 / 8, 1 / 8)  # 70 and 10 of 80
 
 
 def prepare(
@@ -58,7 +60,7 @@ def prepare(
 ) -> PreparedSet:
     """Prepare <data_dir>/<name>/<size>px, or open it if it is up to date.
 
-    `settings`: bits, seed, name, splits and metadata, as Preparation has them. `images` and
+    `settings`: bits, seed, name, splits and options, as Preparation has them. `images` and
     `shortcut` are for synthetic_cxr only, whose raw files are generated into `source` first
     (default <data_dir>/<name>/raw). Raises UserError. card['quarantined'] is the number of files
     set aside.
@@ -96,6 +98,7 @@ def prepare(
         'bits': what.bits, 'names': list(listing.names), 'exclusive': listing.exclusive,
         'split_seed': what.seed, 'split_origin': _split(what, entries, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
+        'licence': DATASETS[dataset].LICENCE, 'options': list(what.options),
     }  # fmt: skip
     publish(what, card, entries, quarantine, lambda e: ingest.load(tasks[e.item.relative].result))
     for leftover in set(what.cache.iterdir()) - {task.result for task in tasks.values()}:
@@ -109,7 +112,7 @@ def _inputs_digest(what: Preparation, listing: Listing) -> str:
     """Changes when anything changes that the prepared set depends on."""
     table = what.source / 'splits.csv'
     parts = [
-        (what.dataset, what.size, what.bits, what.seed, what.splits, listing.names,
+        (what.dataset, what.size, what.bits, what.seed, what.splits, what.options, listing.names,
          listing.exclusive, ingest.DECODER_VERSION, CARD_FORMAT),
         table.read_bytes() if table.is_file() else b'',
         *listing.rejected,
@@ -151,7 +154,7 @@ def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[s
             entry.split = 'train'
         return 'none: every image is for training'
     table = what.source / 'splits.csv'
-    if table.is_file():
+    if what.splits == GIVEN and table.is_file():
         given = {digest('patient', raw): split for raw, split in read_splits(table).items()}
         unknown = sum(entry.patient not in given for entry in entries)
         if unknown:
@@ -160,12 +163,14 @@ def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[s
                 'Complete it, or delete it to have the splits drawn.'
             )
         origin = "given by the source's splits.csv"
+    elif what.splits == GIVEN and any(entry.item.split for entry in entries):
+        given, origin = _official(entries, what.seed)
     else:
         given = assign_splits(*_strata(entries), what.seed)
         unit = 'patient' if all(entry.patient for entry in entries) else 'patient where known'
         origin = f'drawn by {unit}, 70/10/20, stratified by label, seed {what.seed}'
     for entry in entries:
-        entry.split = given[entry.patient if table.is_file() else entry.group]
+        entry.split = given[entry.group]
     absent = [name for name in SPLITS if all(entry.split != name for entry in entries)]
     if absent:
         raise UserError(
@@ -173,6 +178,28 @@ def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[s
             'of one label are needed. With --splits none every image is for training.'
         )
     return origin
+
+
+def _official(entries: Sequence[Entry], seed: int) -> tuple[dict[str, str], str]:
+    """({group: split}, where it comes from) of a data set that has splits of its own.
+
+    Groups without one are drawn for training and validation, and so are those for training where
+    no image is for validation. UserError for a patient in two of them.
+    """
+    given = {}
+    for entry in entries:
+        split = given.setdefault(entry.group, entry.item.split)
+        if split != entry.item.split:
+            raise UserError(
+                f"The data set's own splits put {entry.item.relative} and another image of the "
+                f'same patient into {entry.item.split or "none"} and {split or "none"}. With '
+                '--splits drawn the splits are drawn by patient.'
+            )
+    whole = 'validation' not in given.values()
+    free = [e for e in entries if given[e.group] == '' or (whole and given[e.group] == 'train')]
+    drawn = assign_splits(*_strata(free), seed, TRAIN_AND_VALIDATION) if free else {}
+    kept = f', validation drawn by patient (seed {seed})' if drawn else ''
+    return given | drawn, f"the data set's own{kept}"
 
 
 def _strata(entries: Sequence[Entry]) -> tuple[list[str], list[int]]:
@@ -206,7 +233,7 @@ def _prepare_share(share: str, given: dict) -> int:
     """Prepare the share 'I/N' and tell of it; returns the exit code."""
     if given['beam_runner'] is not None:
         raise UserError('--shard and --beam_runner are two ways to share the work: choose one.')
-    fields = ('dataset', 'source', 'data_dir', 'size', 'bits', 'name', 'metadata')
+    fields = ('dataset', 'source', 'data_dir', 'size', 'bits', 'name', 'options')
     what = Preparation(**{field: given[field] for field in fields})
     files, failed = prepare_share(what, parse_share(share), given['processes'])
     print(
@@ -229,10 +256,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--bits', type=int, default=8, help='8 or 16 bits per pixel')
     parser.add_argument('--seed', type=int, default=0, help='of the splits and the phantoms')
     parser.add_argument(
-        '--splits', choices=(DRAWN, NONE), default=DRAWN,
-        help="drawn (or as the source's splits.csv says), or none: every image is for training",
+        '--splits', choices=(GIVEN, DRAWN, NONE), default=GIVEN,
+        help="given: as the source's splits.csv or the data set says, else drawn; none: all train",
     )  # fmt: skip
     parser.add_argument('--processes', type=int, help='default: one per core')
+    parser.add_argument(
+        '--options', nargs='*', default=(), metavar='NAME=VALUE', help='of the reader'
+    )  # fmt: skip
     parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
     parser.add_argument('--images', type=int, default=1000, help='synthetic_cxr: how many')
     parser.add_argument('--shortcut', type=float, default=0.0, help='synthetic_cxr: 0 to 1')
@@ -242,7 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and arguments.beam_runner is None:
         parser.error(f'unrecognized arguments: {" ".join(others)}')
     given = vars(arguments)
-    share = given.pop('shard')
+    share, metadata = given.pop('shard'), given.pop('metadata')
+    of_folder = (f'metadata={metadata}',) if metadata else ()
+    given['options'] = (*given['options'], *of_folder)
     try:
         if share is not None:
             return _prepare_share(share, given)

@@ -18,7 +18,6 @@ import ast
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 from configs.curriculum import get_config
@@ -26,6 +25,7 @@ from cxr_jax.evaluation import measures
 from cxr_jax.evaluation.bootstrap import PATIENTS_AND_SEEDS, Draws
 from cxr_jax.evaluation.cohort import aligned
 from cxr_jax.evaluation.difference import difference
+from cxr_jax.evaluation.health import rankme
 from cxr_jax.evaluation.measures.base import resample
 from cxr_jax.evaluation.probes import knn_scores, ridge_probe, ridge_scores
 from cxr_jax.run.corpora import open_sets
@@ -36,25 +36,23 @@ from cxr_jax.run.stage import Outcome, Place, run_stage
 from cxr_jax.runtime import allocator, parallel
 from cxr_jax.runtime.compilation import use_cache
 from cxr_jax.tasks import READOUTS
-from cxr_jax.train.features import corpus_features
-from cxr_jax.views.geometry import resize
-from data_pipelines.prepared import loader
+from cxr_jax.train.features import corpus_features, whole_image_statistics
 from data_pipelines.prepared.corpus import Corpus, union
 from data_pipelines.prepared.data import open_prepared
 from data_pipelines.prepared.target import target_of
 
 EVAL_BATCH = 100
-STATISTICS_BATCH, STATISTICS_IMAGES = 64, 1024
+STATISTICS_BATCH = 64
+WHENS = ('before', 'before_bn', 'after', 'after_bn')
 
 
 class Question:
     """What the probes are asked: the images they learn from, those they are tested on."""
 
-    def __init__(self, config, test: str):
-        own, self.size = config.data.name, config.data.size
-        self._folder = config.data.dir or 'data'
-        learnt = self._set(own)
-        self.target = target_of(learnt, config.data.classes)
+    def __init__(self, config, name: str, test: str = ''):
+        self.name, self.size, self._folder = name, config.data.size, config.data.dir or 'data'
+        learnt = self._set(name)
+        self.target = target_of(learnt, config.data.classes if name == config.data.name else ())
         self.learn = self._labelled(learnt, ('train', 'validation'))
         if test:
             self.test = self._labelled(self._set(test), ('train', 'validation', 'test'))
@@ -67,9 +65,8 @@ class Question:
     def _labelled(self, prepared, splits) -> Corpus:
         return self.target.labelled(union([prepared.corpus(split) for split in splits]))
 
-    def tables(self, features: dict) -> dict:
-        """{probe: table of predictions for the test images} from {'learn', 'test': [N, D]}."""
-        learn, test = features['learn'], features['test']
+    def tables(self, learn: np.ndarray, test: np.ndarray) -> dict:
+        """{probe: table of predictions for the test images} from features [N, D]."""
         labels, names = self.target.values(self.learn), len(self.target.names)
         table = {
             'labels': self.target.values(self.test), 'patients': self.test.groups,
@@ -87,53 +84,17 @@ class Question:
         return [measures.named(name) for name in dict.fromkeys(names)]
 
 
-def factor_score(question: Question, features: dict, factor: str) -> float:
-    """Balanced accuracy of the ridge probe for a column of the index, such as the source."""
-    names, codes = np.unique(question.learn.column(factor), return_inverse=True)
-    rows = np.isin(question.test.column(factor), names)
-    labels = np.searchsorted(names, question.test.column(factor)[rows])
-    scores = ridge_scores(ridge_probe(features['learn'], codes, len(names)), features['test'][rows])
-    hits = scores.argmax(1) == labels
-    return float(np.mean([hits[labels == k].mean() for k in np.unique(labels)]))
-
-
-def rank(features: np.ndarray) -> float:
-    """Exponential of the entropy of the singular values of centred features (RankMe)."""
-    values = np.linalg.svd(features - features.mean(0), compute_uv=False)
-    shares = values / max(values.sum(), 1e-12) + 1e-12
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def look(encoder, mesh, part: dict, question: Question, size: int, factors) -> dict:
-    """{'tables', 'rank', and each factor's score} of an encoder."""
-    features = {
-        name: corpus_features(encoder, mesh, part, corpus, size, EVAL_BATCH)
-        for name, corpus in (('learn', question.learn), ('test', question.test))
-    }
-    found = {factor: factor_score(question, features, factor) for factor in factors}
-    return found | {'tables': question.tables(features), 'rank': rank(features['test'])}
-
-
-def with_statistics(encoder, mesh, part: dict, corpus: Corpus, size: int) -> dict:
-    """The encoder with batch statistics of whole images of the corpus, as the probes see them."""
-
-    def step(weights, batch):
-        images = jax.vmap(lambda x: resize(x, size))(encoder.contract.images(batch))
-        return encoder(*weights, images, train=True).batch_stats
-
-    compiled, stats = parallel.sharded(step, mesh, (False, True), False), part['batch_stats']
-    images = min(STATISTICS_IMAGES, len(corpus) // STATISTICS_BATCH * STATISTICS_BATCH)
-    rows = np.sort(np.random.default_rng(0).permutation(len(corpus))[:images])
-    # Running statistics forget a factor of 0.9 a batch: 32 batches leave 3 % of what was there.
-    for _ in range(32 * STATISTICS_BATCH // images):
-        for batch in loader.eval_batches(corpus.take(rows), STATISTICS_BATCH, (0, 1), False):
-            inputs = parallel.put_rows(mesh, {'image': batch['image']})
-            stats = compiled((part['params'], stats), inputs)
-    return {'params': part['params'], 'batch_stats': jax.device_get(stats)}
+def look(encoder, mesh, part: dict, question: Question, size: int) -> dict:
+    """{'tables', 'rank'} of an encoder for a question, by frozen features of whole images."""
+    learn, test = (
+        corpus_features(encoder, mesh, part, corpus, size, EVAL_BATCH)
+        for corpus in (question.learn, question.test)
+    )
+    return {'tables': question.tables(learn, test), 'rank': rankme(test - test.mean(0))}
 
 
 def run_seed(arguments, seed: int) -> dict:
-    """{'stages': what each stage tells, 'found': {before, before_bn, after, after_bn: look}}."""
+    """{'stages': what each stage tells, 'found': {question: {when: look}}, 'questions'}."""
     argument = f'{arguments.curriculum},preset={arguments.preset},readout={arguments.readout}'
     config = get_config(argument)
     given = {'seed': seed, 'data.name': arguments.data, 'data.dir': arguments.data_dir}
@@ -152,19 +113,25 @@ def run_seed(arguments, seed: int) -> dict:
         outcome = run_stage(stage, parts, place, origin(plan, stage.name))
         parts = outcome.parts
         told.append(of_stage(outcome))
-    question = Question(config, arguments.test)
-    corpus, encoder, size = branch.stages[0].train.corpus, branch.encoder, arguments.size
-    found, untrained = {}, (seed, arguments.test, size, str(config.data), str(config.encoder))
-    for when, part in (('before', first['encoder']), ('after', parts['encoder'])):
-        if when == 'before' and untrained in _UNTRAINED:
-            found |= _UNTRAINED[untrained]
-            continue
-        whole = with_statistics(encoder, mesh, part, corpus, size)
-        for name, own in ((when, part), (f'{when}_bn', whole)):
-            found[name] = look(encoder, mesh, own, question, size, arguments.factors)
-        if when == 'before':
-            _UNTRAINED[untrained] = dict(found)
-    return {'stages': told, 'found': found, 'question': question}
+    questions = [Question(config, arguments.data, arguments.test)]
+    questions += [Question(config, name) for name in arguments.also]
+    encoder, size, found = branch.encoder, arguments.size, {}
+    for question in questions:
+        own = found.setdefault(question.name, {})
+        for when, part in (('before', first['encoder']), ('after', parts['encoder'])):
+            key = (seed, question.name, arguments.test, size, str(config.data), str(config.encoder))
+            if when == 'before' and key in _UNTRAINED:
+                own |= _UNTRAINED[key]
+                continue
+            whole = whole_image_statistics(
+                encoder, mesh, part, question.learn, size, STATISTICS_BATCH
+            )
+            whole = {'params': part['params'], 'batch_stats': whole}
+            for name, weights in ((when, part), (f'{when}_bn', whole)):
+                own[name] = look(encoder, mesh, weights, question, size)
+            if when == 'before':
+                _UNTRAINED[key] = dict(own)
+    return {'stages': told, 'found': found, 'questions': questions}
 
 
 _UNTRAINED: dict[tuple, dict] = {}  # of the settings of one process
@@ -181,20 +148,21 @@ def of_stage(outcome: Outcome) -> dict:
     return shown | told['final_metrics'] | {'folder': outcome.folder.name}
 
 
-def summary(runs: list[dict], factors, resamples: int) -> dict:
+def summary(runs: list[dict], question: Question, resamples: int) -> dict:
     """{'knn balanced_accuracy': {'before', ..., 'each', 'difference'}, ...} over the seeds."""
-    question, whens, row = runs[0]['question'], list(runs[0]['found']), {}
+    found = [run['found'][question.name] for run in runs]
+    whens, seeds, row = list(found[0]), len(runs), {}
     names, exclusive = question.target.names, question.target.exclusive
-    seeds, draws = len(runs), Draws(resamples, over=PATIENTS_AND_SEEDS)
+    draws = Draws(resamples, over=PATIENTS_AND_SEEDS)
     for probe in ('knn', 'ridge'):
-        tables = [run['found'][when]['tables'][probe] for when in whens for run in runs]
+        tables = [one[when]['tables'][probe] for when in whens for one in found]
         rows, cohort = aligned(tables, names, exclusive)
-        found = resample(question.measures(), rows, cohort, draws)
+        drawn = resample(question.measures(), rows, cohort, draws)
         for measure in question.measures():
-            each = found.of(measure)[0].reshape(len(whens), seeds)
+            each = drawn.of(measure)[0].reshape(len(whens), seeds)
             places = {when: np.arange(seeds) + i * seeds for i, when in enumerate(whens)}
             gains = {
-                name: difference(found, measure, places[f'after{name}'], places[f'before{name}'])
+                name: difference(drawn, measure, places[f'after{name}'], places[f'before{name}'])
                 for name in ('', '_bn')
             }
             row[f'{probe} {measure.name}'] = {
@@ -205,8 +173,7 @@ def summary(runs: list[dict], factors, resamples: int) -> dict:
                     for name, gain in gains.items()
                 },
             }
-    for name in (*factors, 'rank'):
-        row[name] = {w: float(np.mean([run['found'][w][name] for run in runs])) for w in whens}
+    row['rank'] = {when: float(np.mean([one[when]['rank'] for one in found])) for when in whens}
     return row
 
 
@@ -220,19 +187,21 @@ def value_of(text: str, config, field: str):
     return float(value) if isinstance(config, float) else value
 
 
-def line_of(row: dict, runs: list[dict]) -> str:
-    """One line for a reader: loss, and every figure before > before_bn > after > after_bn."""
-    last = runs[0]['stages'][-1]
-    texts = [f'{row["note"]} {row["curriculum"]} {" ".join(row["fields"])} seeds {row["seeds"]} |']
-    texts.append(f'{last["steps"]} steps {last["seconds"]:.0f} s loss {last["loss"]:.3f}')
-    texts.append(f'(chance {last["chance_loss"]})')
-    for name, found in row.items():
-        if isinstance(found, dict) and 'before' in found:
-            steps = '>'.join(f'{found[when]:.3f}' for when in runs[0]['found'])
-            gain = found.get('difference', []), found.get('difference_bn', [])
-            told = ' '.join(f'[{" ".join(f"{x:+.3f}" for x in one)}]' for one in gain)
-            texts.append(f'| {name} {steps} {told}')
-    return 'RESULT ' + ' '.join(texts)
+def lines_of(row: dict) -> list[str]:
+    """For a reader: the stage, and every figure before > before_bn > after > after_bn."""
+    last = row['stages'][0][-1]
+    lines = [
+        f'RESULT {row["note"]} {row["curriculum"]} {" ".join(row["fields"])} seeds {row["seeds"]} '
+        f'| {last["steps"]} steps {last["seconds"]:.0f} s loss {last["loss"]:.3f} '
+        f'(chance {last["chance_loss"]})'
+    ]
+    for question, figures in row['questions'].items():
+        for name, found in figures.items():
+            steps = ' > '.join(f'{found[when]:.3f}' for when in WHENS)
+            gains = [found[gain] for gain in ('difference', 'difference_bn') if gain in found]
+            told = ' '.join(f'[{" ".join(f"{x:+.3f}" for x in gain)}]' for gain in gains)
+            lines.append(f'    {question:12} {name:24} {steps} {told}')
+    return lines
 
 
 def main(argv=None) -> None:
@@ -247,7 +216,7 @@ def main(argv=None) -> None:
     parser.add_argument('--data', required=True, help='prepared set whose labels are used')
     parser.add_argument('--data_dir', default='')
     parser.add_argument('--test', default='', help='another prepared set to be tested on')
-    parser.add_argument('--factors', type=lambda text: text.split(','), default=())
+    parser.add_argument('--also', nargs='*', default=[], help='more sets with labels')
     parser.add_argument('--size', type=int, default=64, help='pixels at which features are read')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--resamples', type=int, default=2000)
@@ -260,13 +229,14 @@ def main(argv=None) -> None:
     runs = [run_seed(arguments, seed) for seed in arguments.seeds]
     kept = ('note', 'curriculum', 'preset', 'data', 'test', 'fields', 'seeds', 'size')
     row = {name: getattr(arguments, name) for name in kept}
-    row |= {
-        'stages': [run['stages'] for run in runs],
-        **summary(runs, arguments.factors, arguments.resamples),
+    row['stages'] = [run['stages'] for run in runs]
+    row['questions'] = {
+        question.name: summary(runs, question, arguments.resamples)
+        for question in runs[0]['questions']
     }
     with open(arguments.out, 'a') as file:
         file.write(json.dumps(row) + '\n')
-    print(line_of(row, runs), flush=True)
+    print('\n'.join(lines_of(row)), flush=True)
 
 
 if __name__ == '__main__':

@@ -17,8 +17,8 @@ class Item:
 
     Empty text, nan and () mean that the tables do not say; the file's own header then may.
     `labels` say of each name of the listing whether the image shows it: 1, 0, -1 (uncertain) or -2
-    (not said). `patient` and `study` are raw ids. `boxes` are (x, y, w, h) in pixels of the file's
-    image.
+    (not said). `patient` and `study` are raw ids. `split` is the data set's own: 'train',
+    'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image.
     """
 
     path: Path
@@ -26,6 +26,7 @@ class Item:
     labels: tuple[int, ...] = ()
     patient: str = ''
     study: str = ''
+    split: str = ''
     sex: str = ''
     age: float = float('nan')
     view: str = ''

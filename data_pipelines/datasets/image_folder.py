@@ -31,9 +31,11 @@ FINDING = 'finding:'
 NOT_SAID = -2
 KNOWN_COLUMNS = ('file', 'patient', 'label', 'sex', 'age', 'view', 'source', 'lung_mask')
 
+LICENCE = "the images' own"
 
-def list_items(source: Path, metadata: Path | None = None) -> Listing:
-    """List the images of <source>; `metadata` replaces <source>/metadata.csv."""
+
+def list_items(source: Path, *, metadata: str = '') -> Listing:
+    """List the images of <source>; the path `metadata` replaces <source>/metadata.csv."""
     existing_folder(source)
     top = source / 'images' if (source / 'images').is_dir() else source
     folders = _class_folders(top)
@@ -133,12 +135,12 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _metadata(
-    source: Path, metadata: Path | None, paths: list[Path], notes: list[str]
+    source: Path, metadata: str, paths: list[Path], notes: list[str]
 ) -> dict[Path, dict]:
     """{image path: its row}, {} for images without one; `lung_mask` becomes a path."""
-    table = metadata or source / 'metadata.csv'
+    table = Path(metadata) if metadata else source / 'metadata.csv'
     result = {path: {} for path in paths}
-    if metadata is None and not table.is_file():
+    if not metadata and not table.is_file():
         return result
     known = {path.resolve(): path for path in paths}
     rows = read_table(table, ('file',))

@@ -25,6 +25,8 @@ LABEL_COLUMNS = (
 STUDY_TABLE = 'train_study_level.csv'
 IMAGE_TABLE = 'train_image_level.csv'
 
+LICENCE = 'the competition rules of SIIM-FISABIO-RSNA COVID-19 Detection (Kaggle)'
+
 
 def list_items(source: Path) -> Listing:
     """List the images of <source>; see the module for the layout."""

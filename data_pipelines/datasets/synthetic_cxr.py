@@ -6,6 +6,8 @@ from pathlib import Path
 from data_pipelines.datasets import siim_covid19
 from data_pipelines.datasets.base import Listing
 
+LICENCE = 'that of this software: they are drawn'
+
 
 def list_items(source: Path) -> Listing:
     """As siim_covid19, but files that the tables do not list are left from a larger set."""

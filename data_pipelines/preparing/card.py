@@ -224,6 +224,7 @@ def markdown(card: dict) -> str:
         lines.append(f'- {name.replace("_", " ")}: {counts}')
     lines += [f'- {note} ({n} images)' for note, n in sorted(raw['warnings'].items())]
     lines += [f'- {note}' for note in card['notes']]
+    lines.append(f'- Licence: {card["licence"]}')
     lines += ['', f'Fingerprint: `{card["fingerprint"]}`', '', '![examples](contact_sheet.png)']
     return '\n'.join(lines) + '\n'
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.datasets import DATASETS, image_folder
+from data_pipelines.datasets import DATASETS, read_options
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.workers import map_isolated, with_progress
 
-DRAWN, NONE = 'drawn', 'none'  # how images come to their splits
+# How images come to their splits: as the source says, or else drawn; drawn; all for training.
+GIVEN, DRAWN, NONE = 'given', 'drawn', 'none'
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Preparation:
     bits: int = 8  # 8 or 16 per pixel
     seed: int = 0  # of the splits that are drawn
     name: str = ''  # of the prepared set; '' = the dataset
-    splits: str = DRAWN  # or given by <source>/splits.csv; NONE: every image is for training
-    metadata: str | Path | None = None  # image_folder: csv, default <source>/metadata.csv
+    splits: str = GIVEN
+    options: tuple[str, ...] = ()  # of the reader: NAME=VALUE
 
     def __post_init__(self):
         if self.dataset not in DATASETS:
@@ -43,18 +44,17 @@ class Preparation:
             raise UserError(
                 f'--bits must be 8 or 16 and --size at least 8, not {self.bits} and {self.size}.'
             )
-        if self.splits not in (DRAWN, NONE):
-            raise UserError(f'--splits must be {DRAWN} or {NONE}, not {self.splits!r}.')
+        if self.splits not in (GIVEN, DRAWN, NONE):
+            raise UserError(
+                f'--splits must be {GIVEN}, {DRAWN} or {NONE}, not {self.splits!r}.'
+            )
         if source is None and self.dataset == 'synthetic_cxr':
             source = Path(self.data_dir) / name / 'raw'
         if source is None:
             raise UserError(
                 f'The data set {self.dataset} needs --source, the folder of its raw files.'
             )
-        if self.metadata is not None and self.dataset != 'image_folder':
-            raise UserError(
-                f'--metadata is for image_folder; {self.dataset} has tables of its own.'
-            )
+        read_options(DATASETS[self.dataset], self.options)
         object.__setattr__(self, 'name', name)
         object.__setattr__(self, 'source', Path(source))
         object.__setattr__(self, 'data_dir', Path(self.data_dir))
@@ -71,9 +71,8 @@ class Preparation:
 
     def list_items(self) -> Listing:
         """What the data set's own module finds in the source folder; UserError."""
-        if self.metadata is None:
-            return DATASETS[self.dataset].list_items(self.source)
-        return image_folder.list_items(self.source, Path(self.metadata))
+        reader = DATASETS[self.dataset]
+        return reader.list_items(self.source, **read_options(reader, self.options))
 
     def make_tasks(self, listing: Listing) -> dict[str, ingest.FileTask]:
         """{relative path: task} of every image, with a private cache for the results."""

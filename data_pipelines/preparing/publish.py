@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_pipelines.prepared.data import CARD_FILE
 from data_pipelines.prepared.index import INDEX_FILE
+from data_pipelines.prepared.key_file import write_key_file
 from data_pipelines.prepared.records import VERSION
 from data_pipelines.preparing import card as card_module
 from data_pipelines.preparing import contact_sheet
@@ -70,6 +71,9 @@ def publish(
         for path in (built / INDEX_FILE, *(built / VERSION).iterdir())
     }
     (built / CARD_FILE).write_text(json.dumps(card, indent=1))
+    write_key_file(
+        what.directory, zip(index.image_id, (e.item.relative for e in entries), strict=True)
+    )
     shutil.rmtree(what.directory, ignore_errors=True)
     os.replace(built, what.directory)
     shutil.rmtree(incomplete)

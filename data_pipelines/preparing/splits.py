@@ -34,7 +34,7 @@ def assign_splits(
     seed: int,
     fractions: Sequence[float] = FRACTIONS,
 ) -> dict[str, str]:
-    """Give each patient one of SPLITS.
+    """Give each patient one of SPLITS, or of the first of them if there are fewer `fractions`.
 
     `patients[i]` and `labels[i]` belong together; an image with several labels comes once for each.
     The order within a stratum is a hash of (seed, patient), so neither the order of the files nor
@@ -54,7 +54,7 @@ def assign_splits(
     best, fewest = {}, None
     for attempt in range(ATTEMPTS):
         assignment = _draw(strata, seed, attempt, fractions)
-        missing = _missing(classes, frequency, assignment)
+        missing = _missing(classes, frequency, assignment, SPLITS[: len(fractions)])
         if fewest is None or missing < fewest:
             best, fewest = assignment, missing
         if not missing:
@@ -72,7 +72,7 @@ def _draw(
     for members in strata.values():
         names = [
             name
-            for name, count in zip(SPLITS, split_counts(len(members), fractions), strict=True)
+            for name, count in zip(SPLITS, split_counts(len(members), fractions), strict=False)
             for _ in range(count)
         ]
         assignment |= zip(sorted(members, key=place), names, strict=True)
@@ -80,15 +80,18 @@ def _draw(
 
 
 def _missing(
-    classes: Mapping[str, set[int]], frequency: Mapping[int, int], assignment: Mapping[str, str]
+    classes: Mapping[str, set[int]],
+    frequency: Mapping[int, int],
+    assignment: Mapping[str, str],
+    splits: Sequence[str],
 ) -> int:
-    """How many pairs (class of three or more patients, split) have no patient."""
+    """How many pairs (class of as many patients as splits, split) have no patient."""
     present = {(label, assignment[p]) for p, own in classes.items() for label in own}
     return sum(
         (label, name) not in present
         for label, patients in frequency.items()
-        if patients >= len(SPLITS)
-        for name in SPLITS
+        if patients >= len(splits)
+        for name in splits
     )
 
 
