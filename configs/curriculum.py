@@ -9,11 +9,11 @@ The argument: task names joined by `_` in their order, or `scratch` (no pretext 
 comes again is a stage of its own, `moco2`. Then, in any order, `,readout=NAME`: `classify` (the
 default), `findings` (several per image), `probe` or `knn` (a linear layer or the nearest neighbours
 on the frozen encoder's features; of classes or findings) or `none` (the run leaves an encoder); and
-`,preset=NAME`: `siim_study` (batch, epochs, optimisers of the reference study; also called
-`thesis`), `demo` (a small network on the embedded phantom data, minutes on two CPU cores), `small`
-(the same network on one's own hundreds or thousands of images, longer), `papers` (the methods' own
-ImageNet recipes), `auto` (the default: siim_study where the prepared SIIM data is found; else, if
-no data was named, demo).
+`,preset=NAME`: `siim_study` (batch, epochs, optimisers of the reference study, and its epochs for
+the tasks that it does not have; also called `thesis`), `demo` (a small network on the embedded
+phantom data, minutes on two CPU cores), `small` (the same network on one's own hundreds or
+thousands of images, longer), `papers` (the methods' own ImageNet recipes), `auto` (the default:
+siim_study where the prepared SIIM data is found; else, if no data was named, demo).
 
 Every field and its meaning: cxr_jax/run/settings.py, cxr_jax/train/stage.py,
 cxr_jax/train/optim.py, cxr_jax/models/encoder.py; of a task: cxr_jax/tasks/<task>.py.

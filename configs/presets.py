@@ -37,6 +37,27 @@ SIIM_STUDY = {
     'stage.swav.task.augment.rotation': 10.0,
     'stage.swav.task.augment.jitter': 0.0,
     'stage.swav.task.augment.blur': 0.0,
+    # Tasks that the reference study does not have: its epochs, a batch that few images fill, their
+    # own optimisers; the rates of SGD and LARS in proportion to the batch (Goyal et al. 2017).
+    **{
+        f'stage.{task}.{field}': value
+        for task, rate in {
+            'barlow': 0.05,
+            'byol': 0.075,
+            'simsiam': 0.0125,
+            'simclr': 0.075,
+            'odc': 0.0075,
+            'jigsaw': 0.025,
+            'lejepa': 5e-4,
+        }.items()
+        for field, value in {
+            'batch_size': 64,
+            'epochs': 30,
+            'optimizer.lr': rate,
+            'optimizer.warmup_epochs': 1.0,
+        }.items()
+    },
+    'stage.genesis.epochs': 30,
     # Readouts of frozen features have settings of their own.
     **{
         f'stage.{readout}.{field}': value
