@@ -1,12 +1,16 @@
 """What would make a run impossible or meaningless, told before anything compiles."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
+
+import jax
 
 from cxr_jax.models.encoder import Contract, Encoder
 from cxr_jax.run.corpora import Data
 from cxr_jax.runtime import parallel
+from cxr_jax.store.bundle import check_fit
 from cxr_jax.tasks.base import Facts, Task
-from cxr_jax.train.stage import Labelled
+from cxr_jax.train.stage import Labelled, Stage
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus, LeftOut
 
@@ -168,3 +172,25 @@ def check_early_stop(name: str, by: str, task: Task, facts: Facts) -> None:
             f'{where} compares losses over different classes, as classwise.order='
             f'{task.classwise.order} adds them one by one. Use probe, or none.'
         )
+
+
+def check_handed_over(stages: Sequence[Stage]) -> None:
+    """UserError where a stage goes on with a part, beside the encoder, that has another shape
+    in the stage before, as a decoder of another width."""
+    for before, after in itertools.pairwise(stages):
+        for part in (set(before.task.leaves) & set(after.task.takes)) - {'encoder'}:
+            left, taken = (_shapes(stage, part) for stage in (before, after))
+            check_fit(left, taken, f'{part} that stage {before.name} leaves for {after.name}')
+
+
+def _shapes(stage: Stage, part: str) -> dict:
+    """{'params', 'batch_stats'} of a part of the stage's own, with shapes for arrays."""
+
+    def init():
+        key, size = jax.random.key(0), stage.task.image_size
+        params, batch_stats = stage.encoder.init(key, size)
+        encoder = {'encoder': {'params': params, 'batch_stats': batch_stats}}
+        return stage.task.init(key, stage.encoder, encoder)
+
+    params, batch_stats, _ = jax.eval_shape(init)
+    return {'params': params[part], 'batch_stats': batch_stats[part]}

@@ -10,6 +10,7 @@ from cxr_jax.run.checks import (
     check_batch_fits,
     check_contract,
     check_early_stop,
+    check_handed_over,
     check_images,
     check_input,
     check_memory,
@@ -100,6 +101,7 @@ class _Planner:
             self.notes.setdefault(name, notes)
             stages.append(stage)
             parent, before = stage.key, stage.kind
+        check_handed_over(stages)
         return Branch(fold, encoder, tuple(stages), tested)
 
     def _probed(self, images: dict, validation: Labelled | None) -> Probed | None:

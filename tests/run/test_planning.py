@@ -13,6 +13,7 @@ from cxr_jax.run import curriculum
 from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.plan import make_plan
 from cxr_jax.store.bundle import read_description
+from data_pipelines.errors import UserError
 from tests import tiny
 
 AUTO = {'stage.moco.task.queue_size': 'auto', 'stage.moco.task.hidden': 'auto'}
@@ -33,6 +34,15 @@ def test_planning_is_pure(sets, changes):
     assert one == other and plans[0].notes == plans[1].notes
     for plan in plans:
         assert [note.split(' ')[0] for note in plan.notes['moco'][:2]] == ['queue_size', 'hidden']
+
+
+def test_a_part_that_does_not_fit_its_successor_is_told_before_anything_trains(sets):
+    """A decoder goes on with the settings it was made with; behind another task it is new."""
+    wider = {'stage.genesis.task.width': 2, 'stage.genesis2.task.width': 3}
+    with pytest.raises(UserError, match=r'decoder that stage genesis leaves for genesis2 .*fit'):
+        tiny.make_plan(sets['c'], 'genesis_genesis', 'none', **wider)
+    tiny.make_plan(sets['c'], 'genesis_genesis', 'none', **wider | {'stage.genesis.task.width': 3})
+    tiny.make_plan(sets['c'], 'genesis_rot_genesis', 'none', **wider)
 
 
 def test_queues_follow_the_batch_sizes_that_are_tried(sets):
