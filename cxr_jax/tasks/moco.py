@@ -58,7 +58,9 @@ class MoCo(Task):
         'epochs': 6,
         'task.queue_size': 'auto',
         'task.momentum': 0.99,
+        'task.temperature': 0.1,
         'task.augment.rotation': 10.0,
+        'optimizer.lr': 0.1,
         'optimizer.warmup_epochs': 1.0,
     }
 
