@@ -8,13 +8,23 @@ import inspect
 from collections.abc import Sequence
 from types import ModuleType
 
-from data_pipelines.datasets import image_folder, siim_covid19, synthetic_cxr
+from data_pipelines.datasets import (
+    ct_slices,
+    image_folder,
+    luna16,
+    mri_slices,
+    siim_covid19,
+    synthetic_cxr,
+)
 from data_pipelines.errors import UserError
 
 DATASETS = {
     'siim_covid19': siim_covid19,
     'image_folder': image_folder,
     'synthetic_cxr': synthetic_cxr,
+    'luna16': luna16,
+    'ct_slices': ct_slices,
+    'mri_slices': mri_slices,
 }
 
 

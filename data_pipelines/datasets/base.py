@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.raw.volume import Piece
 
 # A folder of this name holds lung masks as PNG files, never images.
 LUNG_MASKS = 'lung_masks'
@@ -18,7 +19,9 @@ class Item:
     Empty text, nan and () mean that the tables do not say; the file's own header then may.
     `labels` say of each name of the listing whether the image shows it: 1, 0, -1 (uncertain) or -2
     (not said). `patient` and `study` are raw ids. `split` is the data set's own: 'train',
-    'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image.
+    'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image. `piece` says
+    which part of a volume the image is; `path` may then be a folder of DICOM slices, and `relative`
+    names the part, too.
     """
 
     path: Path
@@ -33,6 +36,7 @@ class Item:
     source: str = ''
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     lung_mask: Path | None = None
+    piece: Piece | None = None
     columns: dict[str, object] = field(default_factory=dict)
 
 

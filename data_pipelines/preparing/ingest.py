@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from data_pipelines.raw.resize import (
     prepared_spacing,
     resize_mask_nearest,
 )
+from data_pipelines.raw.volume import Piece
+from data_pipelines.raw.volume_files import read_piece
 
 # Part of every cache key: raise it when the same file would be prepared, or kept, differently.
 DECODER_VERSION = 2
@@ -43,6 +46,7 @@ class FileTask:
     size: int
     bits: int
     result: Path
+    piece: Piece | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,13 @@ def make_task(item: Item, size: int, bits: int, cache: Path) -> FileTask:
     # Relative paths, so that machines which mount the source elsewhere share the cache.
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
-        item.relative, file_state(item.path), mask, file_state(item.lung_mask),
+        item.relative, item.piece or file_state(item.path), mask, file_state(item.lung_mask),
         size, bits, DECODER_VERSION,
     )  # fmt: skip
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return FileTask(item.path, item.relative, item.lung_mask, size, bits, cache / f'{name}.npz')
+    result = cache / f'{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npz'
+    return FileTask(
+        item.path, item.relative, item.lung_mask, size, bits, result, item.piece
+    )
 
 
 def prepare_file(task: FileTask) -> str:
@@ -98,6 +104,19 @@ def prepare_file(task: FileTask) -> str:
     return ''
 
 
+def by_volume(tasks: Iterable[FileTask]) -> list[list[FileTask]]:
+    """The tasks of each volume together, in their order; a task of a file of its own alone."""
+    groups = {}
+    for task in tasks:
+        groups.setdefault(task.path if task.piece else task.result, []).append(task)
+    return list(groups.values())
+
+
+def prepare_volume(tasks: Sequence[FileTask]) -> list[str]:
+    """prepare_file of the pieces of one volume, which is read once."""
+    return [prepare_file(task) for task in tasks]
+
+
 def load(result: Path) -> IngestedImage:
     """Read back what prepare_file wrote."""
     with np.load(result) as arrays:
@@ -119,11 +138,16 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(pixels * np.float32(top)).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[int, int], dict]:
-    """Read, pad, resize and quantise one file: the image [size, size], the file's (H, W) and its
-    header. Raises UnreadableRadiograph."""
-    is_dicom = path.suffix.lower() == '.dcm'
-    radiograph = (read_radiograph if is_dicom else read_image_file)(path)
+def prepare_image(
+    path: Path, size: int, bits: int, piece: Piece | None = None
+) -> tuple[np.ndarray, tuple[int, int], dict]:
+    """Read, pad, resize and quantise one file or a piece of it: the image [size, size], its (H, W)
+    before and its header. Raises UnreadableRadiograph."""
+    if piece is not None:
+        radiograph = read_piece(path, piece)
+    else:
+        is_dicom = path.suffix.lower() == '.dcm'
+        radiograph = (read_radiograph if is_dicom else read_image_file)(path)
     pixels, header = radiograph.pixels, radiograph.header
     resized = pad_to_square_and_resize(pixels, size, header['spacing'])
     return quantise(resized, bits), pixels.shape, header
@@ -132,7 +156,7 @@ def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[i
 def _prepare(task: FileTask) -> IngestedImage:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
-        image, shape, header = prepare_image(task.path, task.size, task.bits)
+        image, shape, header = prepare_image(task.path, task.size, task.bits, task.piece)
     spacing = header['spacing']
     mask = None
     if task.lung_mask is not None:

@@ -6,7 +6,7 @@ that follows finds them in the cache.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from data_pipelines.datasets import DATASETS, read_options
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
 from data_pipelines.preparing import ingest
-from data_pipelines.preparing.workers import map_isolated, with_progress
+from data_pipelines.preparing.workers import Died, map_isolated, with_progress
 
 # How images come to their splits: as the source says, or else drawn; drawn; all for training.
 GIVEN, DRAWN, NONE = 'given', 'drawn', 'none'
@@ -102,12 +102,29 @@ def missing(tasks: Iterable[ingest.FileTask]) -> list[ingest.FileTask]:
 
 def decode(tasks: Sequence[ingest.FileTask], processes: int) -> dict[str, str]:
     """Prepare files; {relative path: reason} of the unreadable."""
-    outcomes = map_isolated(ingest.prepare_file, tasks, processes)
     return {
-        task.relative: str(outcome)
-        for task, outcome in with_progress(outcomes, len(tasks), 'decoding')
-        if str(outcome)
+        task.relative: reason
+        for task, reason in with_progress(_outcomes(tasks, processes), len(tasks), 'decoding')
+        if reason
     }
+
+
+def _outcomes(
+    tasks: Sequence[ingest.FileTask], processes: int
+) -> Iterator[tuple[ingest.FileTask, str]]:
+    """Each task and '' or the reason; the pieces of a volume go to one process, one after another.
+    """
+    files = [task for task in tasks if task.piece is None]
+    volumes = ingest.by_volume(task for task in tasks if task.piece is not None)
+    if files:
+        for task, outcome in map_isolated(ingest.prepare_file, files, processes):
+            yield task, str(outcome)
+    if volumes:
+        for pieces, outcome in map_isolated(ingest.prepare_volume, volumes, processes):
+            reasons = [str(outcome)] * len(pieces) if isinstance(outcome, Died) else outcome
+            for task, reason in zip(pieces, reasons, strict=True):
+                # Those that were done before the process died are there.
+                yield task, '' if task.result.is_file() else reason
 
 
 def prepare_share(
@@ -125,7 +142,8 @@ def prepare_share(
         )
     tasks = what.make_tasks(what.list_items())
     # Hashed names spread large and slow files evenly, in the same way on every machine.
-    own = sorted(tasks.values(), key=lambda task: task.result.name)[share[0] :: share[1]]
+    parts = sorted(ingest.by_volume(tasks.values()), key=lambda part: part[0].result.name)
+    own = [task for part in parts[share[0] :: share[1]] for task in part]
     return len(own), decode(missing(own), processes)
 
 

@@ -30,7 +30,7 @@ _TEXT_KEYWORDS = {
 }
 _SPACING_KEYWORDS = ('PixelSpacing', 'ImagerPixelSpacing')
 # Nothing else is parsed: private groups can be large.
-_TAGS = [
+TAGS = [
     tag_for_keyword(keyword)
     for keyword in (
         *LAYOUT_KEYWORDS,
@@ -66,11 +66,11 @@ def read_radiograph(path: str | Path) -> Radiograph:
     """
     try:
         with open(path, 'rb') as file:
-            ds = read_header(file, _TAGS)
+            ds = read_header(file, TAGS)
             layout = pixel_layout(ds)
             words = read_words(file, ds, layout)
         table, notes = grey_table(ds, layout, words)
-        header = _header(ds, layout.bits_stored, transfer_syntax(ds).name, notes)
+        header = header_of(ds, layout.bits_stored, transfer_syntax(ds).name, notes)
     except UnreadableRadiograph:
         raise
     except OSError as error:
@@ -108,7 +108,7 @@ def read_image_file(path: str | Path) -> Radiograph:
         raise UnreadableRadiograph(f'the file is damaged ({type(error).__name__})') from None
     bits = 8 * pixels.itemsize
     full_scale = (1 << depth_in_use(int(pixels.max()), bits)) - 1
-    header = _header(Dataset(), bits, kind, ()) | {'photometric': mode}
+    header = header_of(Dataset(), bits, kind, ()) | {'photometric': mode}
     return Radiograph(pixels.astype(np.float32) / np.float32(full_scale), header)
 
 
@@ -122,7 +122,7 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert('L'))
 
 
-def _header(ds: Dataset, bits: int, syntax: str, notes: tuple[str, ...]) -> dict:
+def header_of(ds: Dataset, bits: int, syntax: str, notes: tuple[str, ...]) -> dict:
     def text(keyword: str) -> str:
         return str(first(ds, keyword) or '').strip()
 
