@@ -3,7 +3,9 @@
 import os
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from data_pipelines.raw.dicom_pixels import UnreadableRadiograph
 from data_pipelines.raw.volume import Piece
@@ -149,3 +151,15 @@ def test_volumes_of_several_times_are_refused(tmp_path):
     (tmp_path / 'text.nii').write_text('no volume')
     with pytest.raises(UnreadableRadiograph, match='damaged'):
         open_volume(tmp_path / 'text.nii')
+
+
+@pytest.mark.parametrize('name', ['CT_small.dcm', 'MR_small.dcm'])
+def test_a_scanner_s_own_slice(tmp_path, name):
+    ds = pydicom.dcmread(get_testdata_file(name))
+    ds.save_as(tmp_path / 'IM0001')
+    volume = open_volume(tmp_path)
+    shown = read_piece(tmp_path, Piece(0, volume.state, WINDOW)).pixels
+    slope, intercept = ds.get('RescaleSlope', 1), ds.get('RescaleIntercept', 0)
+    values = ds.pixel_array * float(slope) + float(intercept)
+    assert volume.modality == name[:2] and values.max() > 100
+    np.testing.assert_allclose(shown, np.clip((values + 1000) / 2400, 0, 1), atol=1e-6)
