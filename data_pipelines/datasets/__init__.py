@@ -8,13 +8,27 @@ import inspect
 from collections.abc import Sequence
 from types import ModuleType
 
-from data_pipelines.datasets import image_folder, siim_covid19, synthetic_cxr
+from data_pipelines.datasets import (
+    chexpert,
+    image_folder,
+    mimic_cxr,
+    nih14,
+    rsna_pneumonia,
+    siim_covid19,
+    synthetic_cxr,
+    vindr_cxr,
+)
 from data_pipelines.errors import UserError
 
 DATASETS = {
     'siim_covid19': siim_covid19,
     'image_folder': image_folder,
     'synthetic_cxr': synthetic_cxr,
+    'nih14': nih14,
+    'chexpert': chexpert,
+    'mimic_cxr': mimic_cxr,
+    'rsna_pneumonia': rsna_pneumonia,
+    'vindr_cxr': vindr_cxr,
 }
 
 

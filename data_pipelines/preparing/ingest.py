@@ -122,7 +122,7 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
 def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[int, int], dict]:
     """Read, pad, resize and quantise one file: the image [size, size], the file's (H, W) and its
     header. Raises UnreadableRadiograph."""
-    is_dicom = path.suffix.lower() == '.dcm'
+    is_dicom = path.suffix.lower() in ('.dcm', '.dicom')
     radiograph = (read_radiograph if is_dicom else read_image_file)(path)
     pixels, header = radiograph.pixels, radiograph.header
     resized = pad_to_square_and_resize(pixels, size, header['spacing'])
