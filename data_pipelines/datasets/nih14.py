@@ -41,7 +41,7 @@ def list_items(source: Path) -> Listing:
             files[path.rpartition('/')[2]] = f'{folder.name}/{path}'
     splits = _splits(source)
     boxes = _boxes(source / BOXES)
-    items, missing, of_nobody = [], [], 0
+    items, missing, ageless = [], [], 0
     for row in read_rows(table, ('Image Index', 'Finding Labels')):
         if len(row) < COLUMNS:
             raise UserError(f'{table}: the row of {row[0]} has {len(row)} cells, not {COLUMNS}.')
@@ -51,7 +51,7 @@ def list_items(source: Path) -> Listing:
             missing.append(image)
             continue
         age_in_years = years(age)
-        of_nobody += age_in_years != age_in_years
+        ageless += age_in_years != age_in_years
         own = boxes.get(image, ())
         items.append(
             Item(
@@ -68,18 +68,18 @@ def list_items(source: Path) -> Listing:
             )
         )
     left = leftovers(table.name, len(items), missing, files.values())
-    if of_nobody:
-        left['notes'].append(f'{of_nobody} ages of {table.name} are impossible: left unknown.')
+    if ageless:
+        left['notes'].append(f'{table.name} has no possible age for {ageless} images.')
     if not splits:
         left['notes'].append(f'{" and ".join(LISTS)} are not both there: no official split.')
     return Listing(items, FINDINGS, exclusive=False, **left)
 
 
-def patient_name(number_: str, where: str) -> str:
+def patient_name(digits: str, where: str) -> str:
     """The raw id of a patient of the NIH Clinical Center, in every data set made of its images."""
-    if not number_.isdecimal():
-        raise UserError(f'{where}: {number_!r} is no number of a patient.')
-    return f'nih-{int(number_):05d}'
+    if not digits.isdecimal():
+        raise UserError(f'{where}: {digits!r} is no number of a patient.')
+    return f'nih-{int(digits):05d}'
 
 
 def _labels(text: str, where: str) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 
-# So many files that lack their partner are told one by one: more were not downloaded.
+# So many files without a row, or rows without a file, are told one by one.
 FEW = 100
-OLDEST = 120
+OLDEST = 120  # years; the table of 2017 has 414
 UNITS = {'': 1.0, 'Y': 1.0, 'M': 1 / 12, 'W': 1 / 52.18, 'D': 1 / 365.25}
 
 

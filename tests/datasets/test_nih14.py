@@ -77,7 +77,7 @@ def test_ages_of_nobody_are_unknown(tmp_path):
     ages = {name: item.age for name, item in by_name(listing).items()}
     assert math.isnan(ages.pop('00000002_000'))
     assert list(ages.values()) == [58, 59, 1.5, 0, 82]
-    assert listing.notes == ['1 ages of Data_Entry_2017.csv are impossible: left unknown.']
+    assert listing.notes == ['Data_Entry_2017.csv has no possible age for 1 images.']
 
 
 def test_boxes_are_read_by_position(tmp_path):
