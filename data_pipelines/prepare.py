@@ -173,9 +173,13 @@ def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[s
         entry.split = given[entry.group]
     absent = [name for name in SPLITS if all(entry.split != name for entry in entries)]
     if absent:
+        drawn = origin.startswith('drawn')
+        advice = 'at least three patients of one label are needed' if drawn else (
+            f'they are {origin}. With --splits drawn all are drawn by patient'
+        )
         raise UserError(
-            f'The images of {what.source} leave the splits {absent} empty; at least three patients '
-            'of one label are needed. With --splits none every image is for training.'
+            f'The images of {what.source} leave the splits {absent} empty; {advice}. With '
+            '--splits none every image is for training.'
         )
     return origin
 

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from data_pipelines.datasets import (
+    chexpert,
     ct_slices,
     image_folder,
     luna16,
+    mimic_cxr,
     mri_slices,
+    nih14,
+    rsna_pneumonia,
     siim_covid19,
     synthetic_cxr,
+    vindr_cxr,
 )
 from data_pipelines.errors import UserError
 
@@ -25,6 +30,11 @@ DATASETS = {
     'luna16': luna16,
     'ct_slices': ct_slices,
     'mri_slices': mri_slices,
+    'nih14': nih14,
+    'chexpert': chexpert,
+    'mimic_cxr': mimic_cxr,
+    'rsna_pneumonia': rsna_pneumonia,
+    'vindr_cxr': vindr_cxr,
 }
 
 

@@ -18,7 +18,8 @@ class Item:
 
     Empty text, nan and () mean that the tables do not say; the file's own header then may.
     `labels` say of each name of the listing whether the image shows it: 1, 0, -1 (uncertain) or -2
-    (not said). `patient` and `study` are raw ids. `split` is the data set's own: 'train',
+    (not said). `patient` and `study` are raw ids; a patient of None is unknown even if the file's
+    header has an id, which is not a person's. `split` is the data set's own: 'train',
     'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image. `piece` says
     which part of a volume the image is; `path` may then be a folder of DICOM slices, and `relative`
     names the part, too.
@@ -27,7 +28,7 @@ class Item:
     path: Path
     relative: str  # POSIX path below the source folder: the image's name in every later run
     labels: tuple[int, ...] = ()
-    patient: str = ''
+    patient: str | None = ''
     study: str = ''
     split: str = ''
     sex: str = ''

@@ -35,7 +35,10 @@ class Entry:
     def __post_init__(self):
         item, meta = self.item, self.meta
         self.image = digest('image', item.relative)
-        self.patient = digest('patient', item.patient) if item.patient else meta['patient']
+        if item.patient is None:
+            self.patient = ''
+        else:
+            self.patient = digest('patient', item.patient) if item.patient else meta['patient']
         self.study = digest('study', item.study) if item.study else meta['study'] or self.image
 
     def ids(self, salt: bytes) -> dict[str, str]:

@@ -146,7 +146,7 @@ def prepare_image(
     if piece is not None:
         radiograph = read_piece(path, piece)
     else:
-        is_dicom = path.suffix.lower() == '.dcm'
+        is_dicom = path.suffix.lower() in ('.dcm', '.dicom')
         radiograph = (read_radiograph if is_dicom else read_image_file)(path)
     pixels, header = radiograph.pixels, radiograph.header
     resized = pad_to_square_and_resize(pixels, size, header['spacing'])
