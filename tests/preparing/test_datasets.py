@@ -64,7 +64,7 @@ def test_class_folders_with_metadata(tmp_path):
     assert full.boxes == ((1, 2, 3, 4.5),)
     assert full.columns == {'dose': '3', 'box_findings': ['Mass']}
     assert listing.items[2].patient == '' and np.isnan(listing.items[2].age)
-    classes, *notes = listing.notes
+    *notes, classes = listing.notes
     assert classes.startswith('The folders of the images are their classes: a, b.')
     assert notes == [
         '1 of 3 rows of metadata.csv name no image.',

@@ -1,6 +1,8 @@
 """Any folder: files by content, folders as classes or not, tables of any make, odd names."""
 
 import os
+import pathlib
+import re
 import shutil
 import unicodedata
 
@@ -17,6 +19,7 @@ from data_pipelines.prepare import main
 from data_pipelines.prepared.data import open_prepared
 from data_pipelines.prepared.key_file import key_file, read_key_file
 from data_pipelines.preparing.ingest import prepare_image
+from data_pipelines.raw.dicom import read_image_file
 from data_pipelines.raw.dicom_pixels import UnreadableRadiograph
 from data_pipelines.raw.kinds import kind_of, read_head
 from tests.dicom_files import dataset
@@ -120,6 +123,8 @@ def test_a_dump_of_a_pacs(tmp_path, capsys):
     os.mkfifo(raw / 'pipe')
     assert prepare_folder(tmp_path) == 3
     told = capsys.readouterr().err
+    # Six images, five other files, four that are set aside or passed over.
+    assert 'listing: 14 of 14 files' in told
     assert 'note: Left out, being no DICOM, PNG or JPEG: ' in told
     assert '.txt 2' in told and '.exe 1' in told and 'no suffix 2' in told
     prepared = open_prepared(tmp_path / 'data', 'image_folder', 8)
@@ -280,6 +285,17 @@ def test_columns_of_findings_of_any_name(tmp_path):
     assert [item.split for item in listing.items] == ['train', '', 'validation']
 
 
+def test_findings_in_a_table_are_preferred_to_folders(tmp_path):
+    for name in ('siteA/0', 'siteA/1', 'siteB/2'):
+        write_image(tmp_path / f'{name}.png')
+    (tmp_path / 'metadata.csv').write_text('file,finding:Mass\n0,1\n1,0\n')
+    listing = image_folder.list_items(tmp_path)
+    assert listing.names == ('Mass',) and not listing.exclusive
+    assert shown(listing) == {'siteA/0.png': ['Mass'], 'siteA/1.png': [], 'siteB/2.png': None}
+    with pytest.raises(UserError, match='Keep one of the two.*classes=none'):
+        image_folder.list_items(tmp_path, classes='folders')
+
+
 @pytest.mark.parametrize('text, columns, complaint', [
     ('image_id,dx\n10.2,a\n', '', r"lacks the columns \['file'\]; it has .*--columns file="),
     ('image_id,dx\n10.2,a\n', 'file=id', r"lacks the columns \['id'\]; it has .*--columns file="),
@@ -314,6 +330,48 @@ def test_rows_that_repeat_an_image(tmp_path):
     for given in ({'metadata': 'gone.csv'}, {'columns': 'file=image_id'}):
         with pytest.raises(UserError, match='There is no table .*csv'):
             image_folder.list_items(tmp_path, **given)
+
+
+def code_of(page, folder):
+    """The Python code of a page of the docs, for a folder."""
+    text = (pathlib.Path(__file__).parents[2] / 'docs/datasets' / page).read_text()
+    return '\n'.join(re.findall(r'```python\n(.*?)```', text, re.DOTALL)).replace('FOLDER', folder)
+
+
+def test_openi_as_its_page_says(tmp_path):
+    for k in range(4):
+        write_image(tmp_path / f'images/images_normalized/{k // 2}_IM-000{k}-1001.dcm.png')
+    rows = [f'{k // 2},{k // 2}_IM-000{k}-1001.dcm.png,{("Frontal", "Lateral")[k % 2]}\n'
+            for k in range(4)]  # fmt: skip
+    (tmp_path / 'indiana_projections.csv').write_text('uid,filename,projection\n' + ''.join(rows))
+    (tmp_path / 'indiana_reports.csv').write_text(
+        'uid,MeSH,Problems,image,indication\n0,normal,normal,x,"a, b"\n1,x,Cardiomegaly;Edema,x,y\n'
+    )
+    listing = image_folder.list_items(
+        tmp_path, metadata='indiana_projections.csv',
+        columns='file=filename,patient=uid,view=projection',
+    )  # fmt: skip
+    assert [(item.patient, item.view) for item in listing.items] == [
+        ('0', 'Frontal'), ('0', 'Lateral'), ('1', 'Frontal'), ('1', 'Lateral'),
+    ]  # fmt: skip
+    assert listing.names == () and 'indiana_reports.csv lies' in listing.notes[-1]
+    exec(code_of('openi.md', str(tmp_path)), {})
+    labelled = image_folder.list_items(tmp_path / 'frontal')
+    assert list(shown(labelled).values()) == [[], ['Cardiomegaly', 'Edema']]
+
+
+def test_jsrt_as_its_page_says(tmp_path):
+    stored = np.full((2048, 2048), 1000)
+    stored[0, :2] = 4095, 0
+    for name in ('JPCLN001', 'JPCNN001'):
+        (tmp_path / f'{name}.IMG').write_bytes(stored.astype('>u2').tobytes())
+    with pytest.raises(UserError, match='No DICOM, PNG or JPEG.*: .img 2'):
+        image_folder.list_items(tmp_path)
+    exec(code_of('jsrt.md', str(tmp_path)), {})
+    listing = image_folder.list_items(tmp_path / 'png')
+    assert list(shown(listing).values()) == [['nodule'], ['none']]
+    pixels = read_image_file(listing.items[0].path).pixels
+    assert pixels[0, :2].tolist() == [0, 1] and pixels[9, 9] == pytest.approx(3095 / 4095)
 
 
 def test_odd_names_come_back_by_the_key_file(tmp_path, capsys):
