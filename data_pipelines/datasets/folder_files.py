@@ -1,6 +1,7 @@
 """The files of a folder of images, at any depth, told apart by their content."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -54,8 +55,10 @@ def find_files(source: Path) -> Found:
 
 
 def by_suffix(paths: Iterable[str]) -> str:
-    """'.tif 3, .txt 1': how many files have which suffix."""
-    counts = Counter(os.path.splitext(path)[1].lower() or 'no suffix' for path in paths)
+    """'.tif 3, .txt 1': how many files have which suffix. What is long or begins with no letter is
+    none: it may be a part of a name or of an id."""
+    suffixes = (re.search(r'\.[a-z][a-z0-9]{0,4}$', path.lower()) for path in paths)
+    counts = Counter(suffix[0] if suffix else 'no suffix' for suffix in suffixes)
     return ', '.join(f'{suffix} {n}' for suffix, n in counts.most_common())
 
 

@@ -114,7 +114,7 @@ def test_a_dump_of_a_pacs(tmp_path, capsys):
     directory = b'1.2.840.10008.1.3.10'.ljust(len(storage), b'\0')
     (raw / 'DICOMDIR').write_bytes(content.replace(storage, directory))
     (raw / 'VIEWER').mkdir()
-    for name in ('VIEWER/run.exe', 'VIEWER/a.txt', 'b.txt', 'LIESMICH'):
+    for name in ('VIEWER/run.exe', 'VIEWER/a.txt', 'b.txt', 'report.MUELLER', '1.2.840'):
         (raw / name).write_text('x')
     (raw / 'empty').mkdir()
     os.symlink('nowhere.png', raw / 'link.png')
@@ -123,10 +123,11 @@ def test_a_dump_of_a_pacs(tmp_path, capsys):
     os.mkfifo(raw / 'pipe')
     assert prepare_folder(tmp_path) == 3
     told = capsys.readouterr().err
-    # Six images, five other files, four that are set aside or passed over.
-    assert 'listing: 14 of 14 files' in told
+    # Six images, six other files, three that are set aside or passed over.
+    assert 'listing: 15 of 15 files' in told
     assert 'note: Left out, being no DICOM, PNG or JPEG: ' in told
-    assert '.txt 2' in told and '.exe 1' in told and 'no suffix 2' in told
+    assert '.txt 2' in told and '.exe 1' in told and 'no suffix 3' in told
+    assert 'mueller' not in told.lower(), 'a name is no suffix'
     prepared = open_prepared(tmp_path / 'data', 'image_folder', 8)
     assert prepared.names == () and len(prepared.corpus()) == 6
     assert prepared.card['patients'] == {'train': 3} and not prepared.card['warnings']
