@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from data_pipelines.datasets import DATASETS
@@ -42,6 +41,7 @@ from data_pipelines.preparing.publish import publish
 from data_pipelines.preparing.splits import assign_splits, read_splits
 
 QUARANTINED = 3
+PATHS = ('path', 'lung_mask')  # of an item: the source may be mounted elsewhere
 TRAIN_AND_VALIDATION = (7 / 8, 1 / 8)  # 70 and 10 of 80
 
 
@@ -118,7 +118,7 @@ def _inputs_digest(what: Preparation, listing: Listing) -> str:
         *listing.rejected,
         *sorted(
             (
-                repr(replace(item, path=None, lung_mask=None)),
+                repr([value for name, value in vars(item).items() if name not in PATHS]),
                 ingest.file_state(item.path),
                 ingest.file_state(item.lung_mask),
             )
@@ -268,6 +268,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--options', nargs='*', default=(), metavar='NAME=VALUE', help='of the reader'
     )  # fmt: skip
     parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
+    parser.add_argument(
+        '--columns', metavar='NAME=COLUMN,...', help='image_folder: as file=image_id'
+    )  # fmt: skip
     parser.add_argument('--images', type=int, default=1000, help='synthetic_cxr: how many')
     parser.add_argument('--shortcut', type=float, default=0.0, help='synthetic_cxr: 0 to 1')
     parser.add_argument('--shard', help='I/N: only this share of the files; see above')
@@ -276,9 +279,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and arguments.beam_runner is None:
         parser.error(f'unrecognized arguments: {" ".join(others)}')
     given = vars(arguments)
-    share, metadata = given.pop('shard'), given.pop('metadata')
-    of_folder = (f'metadata={metadata}',) if metadata else ()
-    given['options'] = (*given['options'], *of_folder)
+    share = given.pop('shard')
+    of_folder = {name: given.pop(name) for name in ('metadata', 'columns')}
+    told = (f'{name}={value}' for name, value in of_folder.items() if value)
+    given['options'] = (*given['options'], *told)
     try:
         if share is not None:
             return _prepare_share(share, given)

@@ -1,6 +1,11 @@
 """What every data set says about itself: a list of images and what is known about each."""
 
+import codecs
 import csv
+import gzip
+import io
+import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +15,7 @@ from data_pipelines.raw.volume import Piece
 
 # A folder of this name holds lung masks as PNG files, never images.
 LUNG_MASKS = 'lung_masks'
+UNCHANGED = 'Check that it is the unchanged file of the data set.'
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,72 @@ def existing_folder(source: Path) -> Path:
     return source
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a csv file, which must have `columns`; names and cells are stripped."""
+def read_table(
+    path: Path, columns: Iterable[str], hint: str = UNCHANGED
+) -> list[dict[str, str]]:
+    """The rows of a csv file, which must have `columns`; names and cells are stripped.
+
+    As spreadsheets write them: separated by comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252;
+    also gzipped. UserError, which for lacking columns ends with `hint`.
+    """
+    names, reader = _open_table(path)
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise UserError(f'{path} lacks the columns {missing}; it has {names}. {hint}')
+    try:
+        return [{name: (row[name] or '').strip() for name in names} for row in reader]
+    except csv.Error as error:
+        raise UserError(
+            f'{path}, line {reader.line_num}: {error}. Correct the line, or save the table again.'
+        ) from None
+
+
+def table_columns(path: Path) -> list[str]:
+    """The names of the columns of a csv file as read_table reads it; UserError."""
+    return _open_table(path)[0]
+
+
+def _open_table(path: Path) -> tuple[list[str], csv.DictReader]:
     if not path.is_file():
         raise UserError(f'{path} is missing. Download it with the data set, or correct --source.')
-    with path.open(newline='', encoding='utf-8-sig') as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = [name.strip() for name in reader.fieldnames or ()]
-        missing = [name for name in columns if name not in names]
-        if missing:
+    text = _text(path)
+    first, _, rest = text.partition('\n')
+    if first.lower().startswith('sep='):  # said by some spreadsheets, to some spreadsheets
+        text, first = rest, rest.partition('\n')[0]
+    unquoted = re.sub(r'"[^"]*"', '', first)
+    reader = csv.DictReader(
+        io.StringIO(text, newline=''), delimiter=max(',;\t', key=unquoted.count),
+        skipinitialspace=True,
+    )  # fmt: skip
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise UserError(f'{path}, line 1: {error}. Save the table again.') from None
+    return reader.fieldnames, reader
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        if data.startswith(b'\x1f\x8b'):
+            data = gzip.decompress(data)
+        if data.startswith((b'PK\x03\x04', b'\xd0\xcf\x11\xe0')):
             raise UserError(
-                f'{path} lacks the columns {missing}; it has {names}. Check that it is the '
-                'unchanged file of the data set.'
+                f'{path} is a spreadsheet, not a csv file. Open it and save the sheet as csv.'
             )
-        reader.fieldnames = names
-        return [{name: (row[name] or '').strip() for name in names} for row in reader]
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode('utf-16')
+        if b'\0' in data:
+            raise UserError(f'{path} is no table of text. Save it as csv, in UTF-8.')
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(
+            f'{path} cannot be read ({getattr(error, "strerror", "") or error}). Make it readable, '
+            'or save the table again.'
+        ) from None
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError:
+        return data.decode('cp1252', errors='replace')
 
 
 def one_of(names: Sequence[str], name: str) -> tuple[int, ...]:

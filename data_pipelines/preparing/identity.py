@@ -19,7 +19,8 @@ SALT_FILE = '.salt'
 
 def digest(kind: str, raw: str) -> str:
     """SHA-256 of a raw id of `kind` 'patient', 'study' or 'image'; the same on every machine."""
-    return hashlib.sha256(f'cxr_jax {kind} {raw}'.encode()).hexdigest()
+    # Names of files may be no valid UTF-8.
+    return hashlib.sha256(f'cxr_jax {kind} {raw}'.encode(errors='surrogateescape')).hexdigest()
 
 
 def pseudonym(salt: bytes, digest_: str) -> str:

@@ -8,6 +8,7 @@ holds digests of ids (see identity.py), so its folder is readable by its owner o
 import hashlib
 import json
 import os
+import stat
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from data_pipelines.datasets.base import Item
 from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.preparing.identity import digest
 from data_pipelines.raw.dicom import UnreadableRadiograph, read_image_file, read_radiograph
+from data_pipelines.raw.kinds import DICOM, image_kind
 from data_pipelines.raw.resize import (
     pad_to_square_and_resize,
     prepared_spacing,
@@ -61,10 +63,13 @@ class IngestedImage:
 
 def file_state(path: Path | None) -> tuple:
     """Size and time of change of a file; () when there is none."""
-    if path is None or not path.is_file():
+    if path is None:
         return ()
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else ()
 
 
 def make_task(item: Item, size: int, bits: int, cache: Path) -> FileTask:
@@ -146,7 +151,7 @@ def prepare_image(
     if piece is not None:
         radiograph = read_piece(path, piece)
     else:
-        is_dicom = path.suffix.lower() in ('.dcm', '.dicom')
+        is_dicom = image_kind(path) == DICOM
         radiograph = (read_radiograph if is_dicom else read_image_file)(path)
     pixels, header = radiograph.pixels, radiograph.header
     resized = pad_to_square_and_resize(pixels, size, header['spacing'])

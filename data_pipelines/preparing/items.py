@@ -6,6 +6,7 @@ that follows finds them in the cache.
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from data_pipelines.datasets import DATASETS, read_options
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
 from data_pipelines.preparing import ingest
-from data_pipelines.preparing.workers import Died, map_isolated, with_progress
+from data_pipelines.preparing.workers import Died, map_isolated
+from data_pipelines.progress import with_progress
 
 # How images come to their splits: as the source says, or else drawn; drawn; all for training.
 GIVEN, DRAWN, NONE = 'given', 'drawn', 'none'
@@ -70,9 +72,13 @@ class Preparation:
         return self.data_dir / '.cache' / self.name / f'{self.size}px'
 
     def list_items(self) -> Listing:
-        """What the data set's own module finds in the source folder; UserError."""
+        """What the data set's own module finds in the source folder; its notes are told on
+        stderr. UserError."""
         reader = DATASETS[self.dataset]
-        return reader.list_items(self.source, **read_options(reader, self.options))
+        listing = reader.list_items(self.source, **read_options(reader, self.options))
+        for note in listing.notes:
+            print(f'note: {note}', file=sys.stderr, flush=True)
+        return listing
 
     def make_tasks(self, listing: Listing) -> dict[str, ingest.FileTask]:
         """{relative path: task} of every image, with a private cache for the results."""
@@ -80,9 +86,10 @@ class Preparation:
         if not private.is_dir():
             private.mkdir(parents=True, exist_ok=True)
             private.chmod(0o700)
-        self.cache.mkdir(parents=True, exist_ok=True)
+        cache = self.cache
+        cache.mkdir(parents=True, exist_ok=True)
         return {
-            item.relative: ingest.make_task(item, self.size, self.bits, self.cache)
+            item.relative: ingest.make_task(item, self.size, self.bits, cache)
             for item in listing.items
         }
 
@@ -96,8 +103,11 @@ def checked_processes(processes: int | None) -> int:
 
 
 def missing(tasks: Iterable[ingest.FileTask]) -> list[ingest.FileTask]:
-    """Those that are not in the cache."""
-    return [task for task in tasks if not task.result.is_file()]
+    """Those that are not in the cache, which is listed once."""
+    tasks, there = list(tasks), {}
+    for folder in {task.result.parent for task in tasks}:
+        there[folder] = set(os.listdir(folder))
+    return [task for task in tasks if task.result.name not in there[task.result.parent]]
 
 
 def decode(tasks: Sequence[ingest.FileTask], processes: int) -> dict[str, str]:

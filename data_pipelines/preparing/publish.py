@@ -92,5 +92,6 @@ def _examples(
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with path.open('w', newline='') as file:
+    # Names of files may be no valid UTF-8.
+    with path.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         csv.writer(file).writerows([header, *rows])

@@ -1,11 +1,11 @@
 """Split a data set by patient: stratified, deterministic, independent of the order of files."""
 
-import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipelines.datasets.base import read_table
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.data import SPLITS
 
@@ -97,23 +97,15 @@ def _missing(
 
 def read_splits(path: Path) -> dict[str, str]:
     """Read `patient,split` of a splits.csv that comes with the raw data: {raw patient: split}."""
-    with path.open(newline='', encoding='utf-8-sig') as file:
-        rows = csv.DictReader(file)
-        if not {'patient', 'split'} <= set(rows.fieldnames or ()):
+    hint = 'Add them, or delete the file to have the splits drawn.'
+    result = {}
+    for number, row in enumerate(read_table(path, ('patient', 'split'), hint), start=1):
+        patient, split = row['patient'], row['split']
+        if split not in SPLITS:
+            raise UserError(f'{path}, row {number}: the split {split!r} is not one of {SPLITS}.')
+        if result.setdefault(patient, split) != split:
             raise UserError(
-                f"{path} needs the columns 'patient' and 'split', it has "
-                f'{rows.fieldnames}. Add them, or delete the file to have the splits drawn.'
+                f'{path}, row {number}: a patient is in two splits, '
+                f'{result[patient]} and {split}; keep one.'
             )
-        result = {}
-        for row in rows:
-            patient, split = row['patient'].strip(), row['split'].strip()
-            if split not in SPLITS:
-                raise UserError(
-                    f'{path}, line {rows.line_num}: the split {split!r} is not one of {SPLITS}.'
-                )
-            if result.setdefault(patient, split) != split:
-                raise UserError(
-                    f'{path}, line {rows.line_num}: a patient is in two splits, '
-                    f'{result[patient]} and {split}; keep one.'
-                )
     return result

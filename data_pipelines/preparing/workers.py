@@ -1,20 +1,15 @@
-"""Processes that may die: a crash costs the task at hand, not the run; and their progress."""
+"""Processes that may die: a crash costs the task at hand, not the run."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
-
-from tqdm import tqdm
-
-SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -123,22 +118,3 @@ def map_isolated(
     finally:
         for worker in workers.values():
             worker.stop()
-
-
-def with_progress(outcomes: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """Pass `outcomes` on and tell rate and time left: as a bar, or as lines without a terminal."""
-    if sys.stderr.isatty():
-        yield from tqdm(outcomes, total=total, desc=what, unit='image')
-        return
-    started = told = time.monotonic()
-    for done, outcome in enumerate(outcomes, start=1):
-        yield outcome
-        now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN_LINES or done == total:
-            rate = done / (now - started)
-            print(
-                f'{what}: {done} of {total} images, {rate:.1f} images/s, '
-                f'{(total - done) / rate:.0f} s left',
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            told = now

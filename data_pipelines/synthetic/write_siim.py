@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from data_pipelines.preparing.workers import Died, map_isolated, with_progress
+from data_pipelines.preparing.workers import Died, map_isolated
+from data_pipelines.progress import with_progress
 from data_pipelines.raw.dicom_write import Storage, write_dicom
 from data_pipelines.synthetic.cases import CLASSES, Case, first_cases
 from data_pipelines.synthetic.imaging import Phantom, draw_phantom, draw_radiograph

@@ -64,7 +64,9 @@ def test_class_folders_with_metadata(tmp_path):
     assert full.boxes == ((1, 2, 3, 4.5),)
     assert full.columns == {'dose': '3', 'box_findings': ['Mass']}
     assert listing.items[2].patient == '' and np.isnan(listing.items[2].age)
-    assert listing.notes == [
+    *notes, classes = listing.notes
+    assert classes.startswith('The folders of the images are their classes: a, b.')
+    assert notes == [
         '1 of 3 rows of metadata.csv name no image.',
         '1 of 3 images have no row in metadata.csv.',
     ]
@@ -74,9 +76,11 @@ def test_image_folder_mistakes(tmp_path):
     with pytest.raises(UserError, match='does not exist'):
         image_folder.list_items(tmp_path / 'nowhere')
     write_png(tmp_path / 'a' / '1.png', 1)
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='empty holds no image'):
-        image_folder.list_items(tmp_path)
+    with pytest.raises(UserError, match='No DICOM, PNG or JPEG file lies in .*: .txt 1'):
+        (tmp_path / 'text').mkdir()
+        (tmp_path / 'text' / 'a.txt').write_text('')
+        image_folder.list_items(tmp_path / 'text')
+    write_png(tmp_path / 'empty' / '1.png', 1)
     write_png(tmp_path / 'empty' / '2.png', 1)
     (tmp_path / 'metadata.csv').write_text('file,label\na/1.png,empty\n')
     with pytest.raises(UserError, match="class folder 'a'.*label 'empty'"):
@@ -84,12 +88,8 @@ def test_image_folder_mistakes(tmp_path):
     (tmp_path / 'metadata.csv').write_text('path\na/1.png\n')
     with pytest.raises(UserError, match="lacks the columns \\['file'\\]"):
         image_folder.list_items(tmp_path)
-    (tmp_path / 'metadata.csv').write_text('file\n1.png\n')
+    (tmp_path / 'metadata.csv').write_text('file\n3.png\n')
     with pytest.raises(UserError, match='No row of'):
-        image_folder.list_items(tmp_path)
-    (tmp_path / 'metadata.csv').unlink()
-    write_png(tmp_path / 'loose.png', 1)
-    with pytest.raises(UserError, match='both class folders'):
         image_folder.list_items(tmp_path)
 
 
@@ -255,7 +255,8 @@ def test_the_real_image_folder_is_listed_as_its_readme_says(shared):
     assert len({item.patient for item in listing.items}) == 560
     assert sum(item.lung_mask is not None for item in listing.items) == 81
     assert sum(len(item.boxes) for item in listing.items) == 37
-    assert not listing.notes
+    page, classes = listing.notes
+    assert page.endswith(': .md 1.') and 'classes: covid, no_finding, pneumonia' in classes
 
 
 def test_synthetic_set_comes_through_the_siim_reader(tmp_path):

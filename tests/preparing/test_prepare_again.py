@@ -46,7 +46,7 @@ def break_files(root, truths):
     (root / 'train/x/y').mkdir(parents=True)
     (root / 'train/x/y/unlisted.dcm').write_text('')
     return {
-        text: 'not a DICOM file',
+        text: 'not a DICOM, PNG or JPEG file',
         short: 'cut off',
         colour: 'RGB',
         extra: '5 x 5',

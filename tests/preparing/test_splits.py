@@ -90,6 +90,8 @@ def test_given_splits_are_read_and_checked(tmp_path):
     table = tmp_path / 'splits.csv'
     table.write_text('patient,split\na,train\nb,test\na,train\n')
     assert read_splits(table) == {'a': 'train', 'b': 'test'}
+    table.write_text('split;patient\ntrain;a\ntest\n', encoding='utf-16')
+    assert read_splits(table) == {'a': 'train', '': 'test'}
     for text, complaint in (
         ('patient,fold\na,1\n', 'columns'),
         ('patient,split\na,val\n', "'val'"),
