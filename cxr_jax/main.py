@@ -45,11 +45,11 @@ def main() -> None:
     config, banner = choose_recipe(command_line.CONFIG.value, *command_line.named_config())
     if banner:
         print(f'*** {banner} ***', flush=True)
-    hosts.on_first(embedded.prepare_if_missing, config)
     name = '_'.join(config.curriculum) or 'scratch'
     name += '' if config.readout == 'classify' else f'-{config.readout}'
     name += f'-{config.preset}'
     workdir = command_line.workdir(f'runs/{name}')
+    hosts.on_first(embedded.prepare_if_missing, config)
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])
     plan = make_plan(config, open_sets(config), parallel.data_mesh().size)
     results = curriculum.run(plan, workdir, banner, command)

@@ -93,7 +93,7 @@ class StageDirectory:
             if _steps_saved(units.listed(self.partial)) > _steps_saved(here):
                 units.pull(self.partial)
         except units.Broken as reason:
-            print(f'{reason} The stage is trained again.', flush=True)
+            print(f'{reason} Now the stage is trained again, and replaces it.', flush=True)
 
     def copy_up(self) -> None:
         """Copies the unfinished stage to the store's URL, for another machine to go on with."""

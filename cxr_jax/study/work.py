@@ -68,8 +68,8 @@ def main() -> None:
     banner = embedded.BANNER if config.run.data.name == embedded.NAME else ''
     if banner:
         print(f'*** {banner} ***', flush=True)
-    hosts.on_first(embedded.prepare_if_missing, config.run)
     workdir = command_line.workdir(f'runs/study-{config.name}')
+    hosts.on_first(embedded.prepare_if_missing, config.run)
     command = shlex.join(['python', '-m', 'cxr_jax.study', *sys.argv[1:]])
     run(config, workdir, banner, command)
     print(f'\nReport: {places.name_of(workdir / "study.md")}')

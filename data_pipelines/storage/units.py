@@ -59,13 +59,12 @@ def push(folder: Path, marker: str = '', skip: Iterable[str] = ()) -> None:
 
     UserError if that fails: then there is no unit, or the former one; here nothing is lost.
     """
-    if not url_of(folder):
-        return
-    with alone(folder), writing(folder) as (fs, root):
-        files, before = _files_in(folder, skip), _listed(fs, root)
-        if files != before:
-            _replace(fs, root, folder, marker, files, before or {})
-        (folder / LIST).write_bytes(_as_bytes(files))
+    if url_of(folder):
+        with alone(folder), writing(folder) as (fs, root):
+            files = _files_in(folder, skip)
+            if files != _listed(fs, root):
+                _replace(fs, root, folder, marker, files)
+            (folder / LIST).write_bytes(_as_bytes(files))
 
 
 def unsettle(folder: Path) -> None:
@@ -74,9 +73,13 @@ def unsettle(folder: Path) -> None:
 
 
 def settle(folder: Path, marker: str = '', skip: Iterable[str] = ()) -> None:
-    """push, unless the folder is known to be as it is at its URL."""
+    """push, unless this folder was; without a look at what is there, which may be damaged."""
     if not is_settled(folder):
-        push(folder, marker, skip)
+        with alone(folder), writing(folder) as (fs, root):
+            if not is_settled(folder):  # still: another process may have done it
+                files = _files_in(folder, skip)
+                _replace(fs, root, folder, marker, files)
+                (folder / LIST).write_bytes(_as_bytes(files))
 
 
 def remove(folder: Path) -> None:
@@ -196,7 +199,8 @@ def _bring(fs, root: str, folder: Path, files: Files) -> None:
         fs.get_file(f'{root}/{name}', str(target))
         if not _is_intact(target, size, sha):
             raise Broken(
-                f'{url_of(folder)} is damaged: {name} is not what was copied there. Make it again.'
+                f'{url_of(folder)} is damaged: {name} is not what was copied there. Delete the '
+                'folder there, and make it again.'
             )
 
     try:
@@ -204,7 +208,7 @@ def _bring(fs, root: str, folder: Path, files: Files) -> None:
     except FileNotFoundError as error:
         raise Broken(
             f'{url_of(folder)} is damaged, or being replaced: a file is missing ({error}). If it '
-            'stays so, make it again.'
+            'stays so, delete the folder there, and make it again.'
         ) from None
     fresh.mkdir(exist_ok=True)
     (fresh / LIST).write_bytes(_as_bytes(files))
@@ -212,12 +216,16 @@ def _bring(fs, root: str, folder: Path, files: Files) -> None:
     os.rename(fresh, folder)
 
 
-def _replace(fs, root: str, folder: Path, marker: str, files: Files, before: Files) -> None:
+def _replace(fs, root: str, folder: Path, marker: str, files: Files) -> None:
     unsettle(folder)
+    try:
+        before = _listed(fs, root) or {}
+    except Broken:
+        before = {}
     # Without a list the marker alone counts: so it goes before the rest changes, and comes after.
     _delete(fs, root, filter(None, [LIST, marker]))
-    new = [name for name in files if before.get(name) != files[name] and name != marker]
-    each(lambda name: fs.put_file(str(folder / name), f'{root}/{name}'), new)
+    payload = [name for name in files if name != marker]
+    each(lambda name: fs.put_file(str(folder / name), f'{root}/{name}'), payload)
     _delete(fs, root, before.keys() - files.keys())
     if marker in files:
         fs.put_file(str(folder / marker), f'{root}/{marker}')

@@ -15,7 +15,8 @@ from data_pipelines.storage.places import local
 
 SIZE, IMAGES = 24, 6
 RAW, DATA = 'memory://bucket/raw', 'memory://bucket/prepared'
-COMMAND = f'--dataset image_folder --source {RAW} --data_dir {DATA} --size {SIZE} --splits none --processes 1'
+COMMAND = f'--dataset image_folder --source {RAW} --data_dir {DATA} --size {SIZE}'
+COMMAND += ' --splits none --processes 1'
 
 
 def pixels(number):
