@@ -252,9 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--dataset', required=True, help=', '.join(DATASETS))
-    parser.add_argument('--source', help='folder of the raw files')
+    parser.add_argument('--source', help='folder or URL of the raw files')
     parser.add_argument('--name', default='', help='of the prepared set, default: the dataset')
-    parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
+    parser.add_argument('--data_dir', required=True, help='folder or URL of the prepared sets')
     parser.add_argument('--size', type=int, default=256, help='pixels on a side')
     parser.add_argument('--bits', type=int, default=8, help='8 or 16 bits per pixel')
     parser.add_argument('--seed', type=int, default=0, help='of the splits and the phantoms')

@@ -37,8 +37,8 @@ DETERMINISTIC = flags.DEFINE_bool(
 )  # fmt: skip
 DISTRIBUTED = flags.DEFINE_bool(
     'distributed', False, 'Run over several processes, each of which is started like this; all of '
-    'them must see the same folders. Found out from a TPU pod, Slurm or Open MPI, unless given by '
-    'the next three flags.',
+    'them must see the same folders, or name URLs. Found out from a TPU pod, Slurm or Open MPI, '
+    'unless given by the next three flags.',
 )  # fmt: skip
 COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0.')
 PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.', lower_bound=1)

@@ -24,16 +24,11 @@ DATA, STORE, RUNS = (f'memory://bucket/{name}' for name in ('data', 'stages', 'r
 
 @pytest.fixture
 def at_url(tiny_data, machine):
-    """The prepared set of tests.tiny at DATA, put there by a machine of its own."""
-    machine('preparer')
-    folder = local(DATA) / tiny_data.name / tiny_data.directory.name
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to(tiny_data.directory)
+    """The prepared set of tests.tiny at DATA, copied there by hand."""
     for path in tiny_data.directory.rglob('*'):
         if path.is_file():
-            name = path.relative_to(tiny_data.directory)
-            MemoryFileSystem().put_file(str(path), f'/bucket/data/{tiny_data.name}/40px/{name}')
-    machine('one')
+            name = path.relative_to(tiny_data.data_dir)
+            MemoryFileSystem().put_file(str(path), f'/bucket/data/{name}')
 
 
 def run(tiny_data, workdir, around=lambda step: step, tasks='scratch', **changes):
