@@ -119,7 +119,7 @@ def agree(path: Path, text: str) -> bool:
     of several who write it at a time one succeeds. UserError."""
     if not url_of(path):
         return True
-    with writing(path) as (fs, file):
+    with reading(path) as (fs, file):
         if not fs.exists(file):
             with contextlib.suppress(FileExistsError):
                 fs.pipe_file(file, text.encode(), mode='create')
