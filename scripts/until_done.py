@@ -22,7 +22,8 @@ Google Cloud announces that a VM is preempted (30 s ahead) or stopped for mainte
 command is told to save and this ends with 75. A spot TPU VM is not started again but deleted and
 made anew: put the loop into its startup script (gcloud compute tpus queued-resources create ...
 --spot --metadata-from-file=startup-script=FILE), and --workdir on storage that outlives it, or at a
-URL (docs/storage.md). For other VMs write a systemd unit and enable it, so that it goes on when the VM is up again:
+URL (docs/storage.md). For other VMs write a systemd unit and enable it, so that it goes on when the
+VM is up again:
 
     [Unit]
     After=network-online.target
