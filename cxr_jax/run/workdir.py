@@ -25,9 +25,7 @@ def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict
     run. One that did not finish may be started again with other settings: what it trained lies in
     the store.
     """
-    # Not over what is being made here, or could not be copied up.
-    if units.is_settled(workdir) or not workdir.exists():
-        units.pull(workdir)
+    units.pull(workdir)
     path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
         before = json.loads(path.read_text())

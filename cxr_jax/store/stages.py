@@ -57,7 +57,6 @@ class StageDirectory:
         if keep not in KEEP:
             raise ValueError(f'keep={keep!r} is none of {KEEP}')
         description = write_bundle(self.partial, parts, description | {'keep': keep})
-        units.unsettle(self.partial)
         rename(self.partial, self.finished)
         self._prune(description)
         units.settle(self.finished, BUNDLE)
@@ -91,9 +90,10 @@ class StageDirectory:
                 return
             here = [path.relative_to(self.partial).as_posix() for path in self.partial.rglob('*')]
             if _steps_saved(units.listed(self.partial)) > _steps_saved(here):
-                units.pull(self.partial)
+                units.pull(self.partial, over=True)
         except units.Broken as reason:
             print(f'{reason} Now the stage is trained again, and replaces it.', flush=True)
+        units.unsettle(self.partial)
 
     def copy_up(self) -> None:
         """Copies the unfinished stage to the store's URL, for another machine to go on with."""

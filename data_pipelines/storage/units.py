@@ -36,14 +36,17 @@ class Broken(UserError):
     """A unit that is not what its LIST says."""
 
 
-def pull(folder: Path, marker: str = '') -> bool:
+def pull(folder: Path, marker: str = '', over: bool = False) -> bool:
     """Makes `folder` the unit that is at its URL; whether there is one.
 
-    Where there is none (any more), what had been brought from there is deleted; what was made here
-    is left. Broken, or UserError if the URL cannot be read: then nothing has changed.
+    Where there is none (any more), what had been brought from there is deleted. What is being made
+    here, or could not be copied up, is left as it is, unless `over`. Broken, or UserError if the
+    URL cannot be read: then nothing has changed.
     """
     if not url_of(folder):
         return False
+    if folder.exists() and not (over or is_settled(folder)):
+        return True
     with alone(folder), reading(folder) as (fs, root):
         files = _listed(fs, root, marker)
         if files is None:

@@ -174,8 +174,15 @@ def test_a_folder_copied_there_by_hand_counts_when_its_marker_is_there(machine):
 
 def test_what_is_taken_away_there_is_gone_here_but_not_what_was_made_here(machine):
     write(local(URL), OLD)
-    assert seen() is None and content(local(URL)) == OLD
+    assert seen() == OLD  # nothing is there yet
     units.push(local(URL), MARKER)
+    machine('two')
+    assert seen() == OLD
+    units.unsettle(local(URL))
+    replace(local(URL), NEW)
+    assert seen() == NEW  # not copied up
+    assert units.pull(local(URL), MARKER, over=True) and content(local(URL)) == OLD
+    machine('one')
     units.remove(local(URL))
     assert MemoryFileSystem.store == {}
     assert seen() is None and not local(URL).exists()
