@@ -15,6 +15,7 @@ from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.plan import make_plan
 from cxr_jax.runtime import command_line, hosts, parallel
 from data_pipelines.prepared.data import CARD_FILE
+from data_pipelines.storage import places
 
 EXAMPLE = '--config configs/curriculum.py:moco_swav_rot,preset=demo'
 FALLBACK = (
@@ -44,16 +45,16 @@ def main() -> None:
     config, banner = choose_recipe(command_line.CONFIG.value, *command_line.named_config())
     if banner:
         print(f'*** {banner} ***', flush=True)
-    hosts.on_first(embedded.prepare_if_missing, config)
     name = '_'.join(config.curriculum) or 'scratch'
     name += '' if config.readout == 'classify' else f'-{config.readout}'
     name += f'-{config.preset}'
-    workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/{name}')
+    workdir = command_line.workdir(f'runs/{name}')
+    hosts.on_first(embedded.prepare_if_missing, config)
     command = shlex.join(['python', '-m', 'cxr_jax.main', *sys.argv[1:]])
     plan = make_plan(config, open_sets(config), parallel.data_mesh().size)
     results = curriculum.run(plan, workdir, banner, command)
     print(report.format_table(results))
-    print(f'\nReport: {workdir / "results.md"}')
+    print(f'\nReport: {places.name_of(workdir / "results.md")}')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from cxr_jax.run import embedded, segmenter
 from cxr_jax.run.embedded import DATA_DIR
 from cxr_jax.run.segmenter import SegmentSettings
 from cxr_jax.run.stage import Place, run_stage
-from cxr_jax.run.workdir import claim_workdir
+from cxr_jax.run.workdir import claim_workdir, copied_up, store_of
 from cxr_jax.runtime import command_line, parallel
 from cxr_jax.store import provenance
 from cxr_jax.store.identity import active
@@ -33,6 +33,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.prepared import lung_quality, masks
 from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.data import PreparedSet, open_prepared
+from data_pipelines.storage import places
+from data_pipelines.storage.raw import pull_files
 
 SEGMENTER = flags.DEFINE_string('segmenter', None, 'apply: workdir of the trained segmenter.')
 NAME = flags.DEFINE_string('name', None, 'apply: name of the masks.')
@@ -53,9 +55,10 @@ def main(command: str) -> None:
     data = open_prepared(settings.data.dir or DATA_DIR, settings.data.name, settings.data.size)
     words = shlex.join(['python', '-m', 'cxr_jax.segment', *sys.argv[1:]])
     if command == 'train':
-        workdir = command_line.WORKDIR.value or f'runs/segment-{data.name}'
-        train(config, data, pathlib.Path(workdir), words)
-        print(f'\nReport: {pathlib.Path(workdir) / "results.md"}')
+        workdir = command_line.workdir(f'runs/segment-{data.name}')
+        with copied_up(workdir, store_of(settings.store, workdir)):
+            train(config, data, workdir, words)
+        print(f'\nReport: {places.name_of(workdir / "results.md")}')
     else:
         if not NAME.value:
             raise UserError('Name the masks that are written: --name NAME.')
@@ -88,7 +91,7 @@ def train(config: ConfigDict, data: PreparedSet, workdir: pathlib.Path, command:
     if found:
         print(segmentation.format_table(found))
         return found
-    store = pathlib.Path(settings.store) if settings.store else workdir.parent / 'stages'
+    store = store_of(settings.store, workdir)
     origin = {'run': told, 'notes': [], 'versions': provenance.versions(),
               'git': provenance.git_state(), 'device': provenance.devices()}  # fmt: skip
     outcomes, rows = [], []
@@ -216,11 +219,13 @@ def chosen_model(settings: SegmentSettings, mesh) -> tuple[segmenter.Predict, di
     if MODEL.value == 'lung_vae':
         if not WEIGHTS.value:
             raise UserError('Name the weights of lungVAE: --weights FILE.safetensors.')
-        predict, origin = segmenter.load_lung_vae(pathlib.Path(WEIGHTS.value))
+        weights = places.local(WEIGHTS.value)
+        pull_files(weights)
+        predict, origin = segmenter.load_lung_vae(weights)
     else:
         if not SEGMENTER.value:
             raise UserError('Name the trained segmenter: --segmenter runs/segment-<data>.')
-        folder = find_stage(pathlib.Path(SEGMENTER.value))
+        folder = find_stage(places.local(SEGMENTER.value))
         predict, origin = segmenter.load(folder, settings.eval.batch_size, mesh)
     return predict, {'model': MODEL.value} | origin
 

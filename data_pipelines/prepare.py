@@ -37,8 +37,9 @@ from data_pipelines.preparing.items import (
     parse_share,
     prepare_share,
 )
-from data_pipelines.preparing.publish import publish
+from data_pipelines.preparing.publish import copy_up, publish
 from data_pipelines.preparing.splits import assign_splits, read_splits
+from data_pipelines.storage.places import name_of
 
 QUARANTINED = 3
 PATHS = ('path', 'lung_mask')  # of an item: the source may be mounted elsewhere
@@ -76,7 +77,7 @@ def prepare(
     salt = read_or_create_salt(what.data_dir)
     origin = {
         'inputs': _inputs_digest(what, listing),
-        'source_id': pseudonym(salt, digest('source', str(what.source.resolve()))),
+        'source_id': pseudonym(salt, digest('source', name_of(what.source.resolve()))),
     }
     existing = _up_to_date(what, origin)
     if existing is not None:
@@ -134,11 +135,12 @@ def _up_to_date(what: Preparation, origin: dict) -> PreparedSet | None:
     except UserError:
         return None  # none, or not usable: it is prepared anew
     if existing.card['inputs'] == origin['inputs']:
+        copy_up(existing.directory)
         return existing
     if existing.card['source_id'] != origin['source_id']:
         raise UserError(
-            f'{existing.directory} was prepared from another source folder. Give this set another '
-            '--name, or delete that folder if it is no longer needed.'
+            f'{name_of(existing.directory)} was prepared from another source folder. Give this set '
+            'another --name, or delete that folder if it is no longer needed.'
         )
     return None
 
@@ -229,7 +231,8 @@ def _summary(prepared: PreparedSet) -> str:
         lines.append(f'without any label: {card["unlabelled"]} images')
     lines += [f'warning: {sentence}' for sentence in card['warnings']]
     lines.append(f'set aside: {card["quarantined"]} files (quarantine.csv)')
-    lines.append(f'prepared: {prepared.directory}, fingerprint {prepared.fingerprint[:16]}')
+    where = name_of(prepared.directory)
+    lines.append(f'prepared: {where}, fingerprint {prepared.fingerprint[:16]}')
     return '\n'.join(lines)
 
 
@@ -253,9 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--dataset', required=True, help=', '.join(DATASETS))
-    parser.add_argument('--source', help='folder of the raw files')
+    parser.add_argument('--source', help='folder or URL of the raw files')
     parser.add_argument('--name', default='', help='of the prepared set, default: the dataset')
-    parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
+    parser.add_argument('--data_dir', required=True, help='folder or URL of the prepared sets')
     parser.add_argument('--size', type=int, default=256, help='pixels on a side')
     parser.add_argument('--bits', type=int, default=8, help='8 or 16 bits per pixel')
     parser.add_argument('--seed', type=int, default=0, help='of the splits and the phantoms')

@@ -29,6 +29,7 @@ from cxr_jax.run.corpora import open_sets
 from cxr_jax.run.plan import make_plan
 from cxr_jax.run.results import PREDICTIONS_FILE
 from cxr_jax.run.trained import load_readout
+from cxr_jax.run.workdir import store_of
 from cxr_jax.runtime import parallel
 from cxr_jax.runtime.compilation import use_cache
 from cxr_jax.runtime.interrupt import EXIT_CODE, Interrupted
@@ -96,7 +97,7 @@ def run_one(data_dir: Path, region: str, marker: str, epochs: int, workdir: Path
     with np.load(workdir / PREDICTIONS_FILE) as predictions:
         tested = dict(predictions)
     # The validation split of its own set: unseen patients, whose marker is that of training.
-    readout = load_readout(curriculum.store_of(plan, workdir) / results['bundles'][0])
+    readout = load_readout(store_of(plan.settings.run.store, workdir) / results['bundles'][0])
     validation = plan.data.labelled(plan.data.splits[0].validation).corpus
     unseen = readout.predict(validation, mesh, config.eval.batch_size).table()
     return {'region': region, 'marker': marker, 'test': tested, 'unseen': unseen}

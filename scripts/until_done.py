@@ -21,8 +21,9 @@ Google Cloud announces that a VM is preempted (30 s ahead) or stopped for mainte
 (60 s, with GPUs an hour ahead) on its metadata server, which is watched if there is one. Then the
 command is told to save and this ends with 75. A spot TPU VM is not started again but deleted and
 made anew: put the loop into its startup script (gcloud compute tpus queued-resources create ...
---spot --metadata-from-file=startup-script=FILE), and --workdir on storage that outlives it. For
-other VMs write a systemd unit and enable it, so that it goes on when the VM is up again:
+--spot --metadata-from-file=startup-script=FILE), and --workdir on storage that outlives it, or at a
+URL (docs/storage.md). For other VMs write a systemd unit and enable it, so that it goes on when the
+VM is up again:
 
     [Unit]
     After=network-online.target

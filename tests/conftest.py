@@ -62,3 +62,22 @@ def undisturbed(tiny_data, tmp_path_factory):
         return stage, outcome, StageDirectory(store, name, stage.key)
 
     return train
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """name -> this process has the working copies of that machine, as all of them see memory://,
+    fsspec's file system in memory, which is empty at first."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from data_pipelines.storage import places
+
+    monkeypatch.setitem(places.BACKENDS, 'memory', 'fsspec')
+    monkeypatch.setattr(MemoryFileSystem, 'store', {})
+    monkeypatch.setattr(MemoryFileSystem, 'pseudo_dirs', [''])
+
+    def become(name):
+        monkeypatch.setenv('CXR_JAX_MIRROR', str(tmp_path / 'machines' / name))
+
+    become('one')
+    return become

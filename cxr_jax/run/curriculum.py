@@ -22,7 +22,7 @@ from cxr_jax.run.results import (
     whole_table,
 )
 from cxr_jax.run.stage import Outcome, Place, run_stage
-from cxr_jax.run.workdir import claim_workdir, identity_of, settings_of
+from cxr_jax.run.workdir import claim_workdir, copied_up, identity_of, settings_of, store_of
 from cxr_jax.runtime import hosts, parallel
 from cxr_jax.store.bundle import fit
 from cxr_jax.store.claim import Claim
@@ -41,17 +41,19 @@ def run(plan: Plan, workdir: pathlib.Path, banner: str = '', command: str = '') 
         raise UserError(
             'The processes were started with different settings, weights or versions of this code.'
         )
-    found = hosts.on_first(claim_workdir, workdir, identity_of(plan), settings_of(plan))
-    if found:
-        return found
-    with hosts.first_holds(Claim(workdir / '.run', f'the run {workdir}').held()):
-        return _run(plan, workdir, banner, command)
+    store = store_of(plan.settings.run.store, workdir)
+    with copied_up(workdir, store):
+        found = hosts.on_first(claim_workdir, workdir, identity_of(plan), settings_of(plan))
+        if found:
+            return found
+        with hosts.first_holds(Claim(workdir / '.run', f'the run {workdir}').held()):
+            return _run(plan, workdir, store, (banner, command))
 
 
-def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
+def _run(plan: Plan, workdir: pathlib.Path, store: pathlib.Path, words: tuple[str, str]) -> dict:
     settings, mesh = plan.settings.run, parallel.data_mesh()
     watch = functools.partial(monitors_of, settings.monitor, mesh)
-    place = Place(store_of(plan, workdir), mesh, settings.keep, watch)
+    place = Place(store, mesh, settings.keep, watch)
     announce(plan, mesh)
 
     # 1. The stages of every branch (one, or one a fold), then its readout on its test images.
@@ -74,7 +76,7 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
     # 3. The report; out of fold, every image is tested once.
     def write_all() -> dict:
         table = whole_table(predictions) if predictions else None
-        results = assemble(plan, outcomes, table, workdir.name, banner, command)
+        results = assemble(plan, outcomes, table, workdir.name, *words)
         results['retention'] = kept
         if table:
             write_atomically(workdir / PREDICTIONS_FILE, lambda path: save_table(path, table))
@@ -103,9 +105,3 @@ def _train(plan: Plan, branch: Branch, place: Place) -> list[Outcome]:
         parts = outcome.parts | {'encoder': encoder}
         outcomes.append(outcome)
     return outcomes
-
-
-def store_of(plan: Plan, workdir: pathlib.Path) -> pathlib.Path:
-    """Folder of the trained stages."""
-    store = plan.settings.run.store
-    return pathlib.Path(store) if store else workdir.parent / 'stages'

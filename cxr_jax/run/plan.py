@@ -19,7 +19,7 @@ from cxr_jax.run.content import OfStage, content_of
 from cxr_jax.run.corpora import Data, Splits, gather_data
 from cxr_jax.run.settings import Settings, kind_of, read_config
 from cxr_jax.run.teacher import before_the_first, distillation_of
-from cxr_jax.run.weights import bundled_contract, told_of
+from cxr_jax.run.weights import brought, bundled_contract, told_of
 from cxr_jax.store.identity import key_of
 from cxr_jax.tasks.base import Facts
 from cxr_jax.train.stage import Labelled, Probed, Search, Stage, StageSettings, stage_seed
@@ -57,7 +57,7 @@ def make_plan(config, sets: dict[str, PreparedSet], devices: int) -> Plan:
 
     Raises UserError for what is out of range, missing or impossible.
     """
-    settings = read_config(config)
+    settings = brought(read_config(config))
     check_batch('eval.batch_size', settings.run.eval.batch_size, devices)
     data = gather_data(settings, sets)
     planner = _Planner(settings, data, devices)

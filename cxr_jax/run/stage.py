@@ -10,6 +10,7 @@ import jax
 
 from cxr_jax.run.search import SEARCH_FILE, search
 from cxr_jax.runtime import hosts
+from cxr_jax.runtime.interrupt import Interrupted
 from cxr_jax.store import trees
 from cxr_jax.store.claim import Claim
 from cxr_jax.store.files import Damaged, write_json
@@ -68,6 +69,7 @@ def run_stage(stage: Stage, parent: dict, place: Place, origin: dict) -> Outcome
             return found
     claim = directory.claim()
     with hosts.first_holds(claim.held()):
+        hosts.on_first(directory.bring)
         try:  # again: before the claim was free, another process may have finished this stage
             found = hosts.on_first(find)
             if found:
@@ -75,7 +77,11 @@ def run_stage(stage: Stage, parent: dict, place: Place, origin: dict) -> Outcome
         except Damaged as reason:
             aside = hosts.on_first(directory.discard)
             print(f'{reason} It is set aside as {aside} and trained again.')
-        return _train_stage(stage, parent, place, directory, origin, claim)
+        try:
+            return _train_stage(stage, parent, place, directory, origin, claim)
+        except Interrupted:
+            hosts.on_first(directory.copy_up)
+            raise
 
 
 def _train_stage(

@@ -1,12 +1,27 @@
 """What a run may start from beside a fresh encoder: published weights, or a finished stage."""
 
+import dataclasses
 import hashlib
 import pathlib
 
 from cxr_jax.models.encoder import Contract
-from cxr_jax.run.settings import RunSettings
-from cxr_jax.store.bundle import read_description
+from cxr_jax.run.settings import RunSettings, Settings
+from cxr_jax.store.bundle import BUNDLE, read_description
 from data_pipelines.errors import UserError
+from data_pipelines.storage import places, units
+from data_pipelines.storage.raw import pull_files
+
+
+def brought(settings: Settings) -> Settings:
+    """The settings with weights that lie at a URL replaced by their working copy; UserError."""
+    run = settings.run
+    if not run.encoder.weights:
+        return settings
+    path = places.local(run.encoder.weights)
+    if not units.pull(path, BUNDLE):
+        pull_files(path)
+    encoder = dataclasses.replace(run.encoder, weights=str(path))
+    return dataclasses.replace(settings, run=dataclasses.replace(run, encoder=encoder))
 
 
 def bundled_contract(folder: pathlib.Path, run: RunSettings) -> Contract:

@@ -1,13 +1,17 @@
 """The folder of one run: what it was started with, and whether its results are there."""
 
 import contextlib
+import functools
 import json
 import pathlib
 
 from cxr_jax.run.plan import Plan
+from cxr_jax.runtime import hosts
+from cxr_jax.runtime.interrupt import Interrupted
 from cxr_jax.store.files import write_json
 from cxr_jax.store.identity import active, differences
 from data_pipelines.errors import UserError
+from data_pipelines.storage import places, units
 
 RUN_FILE = 'run.json'
 RESULTS_FILE = 'results.json'
@@ -21,6 +25,7 @@ def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict
     run. One that did not finish may be started again with other settings: what it trained lies in
     the store.
     """
+    units.pull(workdir)
     path, results = workdir / RUN_FILE, workdir / RESULTS_FILE
     if path.is_file():
         before = json.loads(path.read_text())
@@ -30,16 +35,53 @@ def claim_workdir(workdir: pathlib.Path, identity: dict, settings: dict) -> dict
                 before.get('identity', {}), identity
             )
             raise UserError(
-                f'{workdir} holds a run with other settings or data, which this one would '
-                f'overwrite; give another --workdir, or delete it. (There, here):\n{differing}'
+                f'{places.name_of(workdir)} holds a run with other settings or data, which this '
+                'one would overwrite; give another --workdir, or delete it. (There, here):\n'
+                f'{differing}'
             )
         if same and results.is_file():
             with contextlib.suppress(json.JSONDecodeError):  # damaged: written anew
                 return json.loads(results.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
+    units.unsettle(workdir)
     last = {'last_stage': identity['stages'][-1]}
     write_json(path, {'identity': identity, 'settings': settings} | last)
     return None
+
+
+@contextlib.contextmanager
+def copied_up(workdir: pathlib.Path, store: pathlib.Path):
+    """Copies `workdir` to its URL, if it has one, when the run in it has ended or was stopped; what
+    lies in the store has its own times."""
+    of_store = [each.name for each in (store, *store.parents) if each.parent == workdir]
+
+    def copy() -> None:
+        units.push(workdir, skip=of_store)
+
+    try:
+        yield
+    except Interrupted:
+        hosts.on_first(copy)
+        raise
+    hosts.on_first(copy)
+
+
+def store_of(store: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Folder of the trained stages: as set, or beside the workdir; UserError."""
+    folder = places.local(store) if store else workdir.parent / 'stages'
+    _tell_of(folder)
+    return folder
+
+
+@functools.cache
+def _tell_of(store: pathlib.Path) -> None:
+    if places.url_of(store):
+        print(
+            f'Stages are copied to {places.url_of(store)} when they are finished or stopped. Only '
+            f'the processes of this machine know of each other, by {store}: if another trains the '
+            'same stage meanwhile, both arrive at the same.',
+            flush=True,
+        )
 
 
 def identity_of(plan: Plan) -> dict:

@@ -27,17 +27,18 @@ from cxr_jax.runtime.compilation import use_cache
 from cxr_jax.runtime.interrupt import EXIT_CODE, Interrupted
 from cxr_jax.store.claim import Busy, Lost
 from data_pipelines.errors import UserError
+from data_pipelines.storage import places
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'FILE:ARGUMENT of the config.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run and its report.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run and its report, or a URL.')
 DETERMINISTIC = flags.DEFINE_bool(
     'deterministic', False, 'On GPUs: the same bits in every run; slower. Elsewhere that is so '
     'anyway.',
 )  # fmt: skip
 DISTRIBUTED = flags.DEFINE_bool(
     'distributed', False, 'Run over several processes, each of which is started like this; all of '
-    'them must see the same folders. Found out from a TPU pod, Slurm or Open MPI, unless given by '
-    'the next three flags.',
+    'them must see the same folders, or name URLs. Found out from a TPU pod, Slurm or Open MPI, '
+    'unless given by the next three flags.',
 )  # fmt: skip
 COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0.')
 PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.', lower_bound=1)
@@ -112,6 +113,17 @@ def _start_jax(until_the_end: contextlib.ExitStack) -> None:
         if not hosts.is_first():
             nowhere = until_the_end.enter_context(open(os.devnull, 'w'))  # noqa: SIM115
             until_the_end.enter_context(contextlib.redirect_stdout(nowhere))
+
+
+def workdir(default: str) -> pathlib.Path:
+    """The folder of --workdir, or of a URL its working copy; UserError."""
+    folder = places.local(WORKDIR.value or default)
+    if places.url_of(folder) and not places.url_of(folder.parent):
+        raise UserError(
+            f'--workdir={WORKDIR.value} is a whole bucket; name a folder in it, such as '
+            f'{places.url_of(folder)}/{default}.'
+        )
+    return folder
 
 
 def named_config() -> tuple[str, dict]:

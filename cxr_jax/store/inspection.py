@@ -3,8 +3,8 @@
     python -m cxr_jax.checkpoint inspect DIR
 
 DIR: a stage's folder (finished: its bundle; unfinished: its newest checkpoint), a copy of a bundle,
-a folder of checkpoints, one step's, or the workdir of a run. No device is touched and no array is
-read.
+a folder of checkpoints, one step's, or the workdir of a run; of a URL a stage's folder or a
+workdir. No device is touched and no array is read.
 """
 
 import os
@@ -19,6 +19,7 @@ from cxr_jax.store.checkpoint import ABOUT, read_about, saved_steps
 from cxr_jax.store.files import exists, read_json
 from cxr_jax.store.stages import SESSIONS
 from data_pipelines.errors import UserError
+from data_pipelines.storage import places, units
 
 USAGE = 'python -m cxr_jax.checkpoint inspect DIR'
 STAGE_FOLDER = re.compile(r'(?P<name>\w+)-(?P<key>[0-9a-f]{16})(?P<state>\.partial|\.broken.*)?')
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) != 2 or argv[0] != 'inspect':
             raise UserError(f'{" ".join(argv)!r} is not understood; the command is {USAGE}.')
-        print(describe(pathlib.Path(argv[1])), flush=True)
+        print(describe(places.local(argv[1])), flush=True)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -116,7 +117,7 @@ def stage_chain(stage: pathlib.Path) -> list[tuple[str, str, dict | None]]:
         key = (known or {}).get('parent_key')
         if not key:
             return chain
-        folders = sorted(stage.parent.glob(f'*-{key}'))
+        folders = _stages(stage.parent, f'*-{key}')
         if not folders:
             return [*chain, ('?', key, None)]
         stage = folders[0]
@@ -191,16 +192,25 @@ def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = (1, 2, 3)) -> l
     ]
 
 
+def _stages(store: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Stages of a store whose folder's name matches, brought from its URL if it has one."""
+    for path in units.find(store, f'{pattern}/{SESSIONS}'):
+        units.pull(store / path.parent, BUNDLE)
+    return sorted(store.glob(pattern))
+
+
 def find_stage(path: pathlib.Path) -> pathlib.Path:
     """The folder of a stage: `path`, or of a run's workdir the last stage's, out of the nearest
     store that has it; UserError where there is none."""
+    units.pull(path, BUNDLE)
     workdir = path.resolve()
     if not (workdir / RUN_FILE).is_file():
         return path
     key = read_json(workdir / RUN_FILE).get('last_stage')
+    at_url = bool(places.url_of(workdir))
     for folder in workdir.parents:
-        for suffix in ('', '.partial'):
-            for found in folder.glob(f'stages/*-{key}{suffix}'):
+        for suffix in ('', '.partial') if bool(places.url_of(folder)) == at_url else ():
+            for found in _stages(folder / 'stages', f'*-{key}{suffix}'):
                 return found
     raise UserError(
         f'The last stage of the run {workdir} ({key}) is in no folder `stages` above it: it was '

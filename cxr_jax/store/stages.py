@@ -3,19 +3,26 @@
 A stage trains in `<name>-<key>.partial/` and is renamed to `<name>-<key>/` when it is complete, so
 a directory without the suffix is a finished stage, whatever killed a process before. Finished, it
 is a bundle (see cxr_jax.store.bundle) beside its log and the small files of its search.
+
+Of a store at a URL all this happens in the working copy (see data_pipelines.storage): a stage that
+is missing is brought from there under its claim, and copied there when it is finished or stopped.
 """
 
 import contextlib
 import dataclasses
 import pathlib
+import re
 import shutil
+from collections.abc import Iterable
 
-from cxr_jax.store.bundle import read_description, read_parts, write_bundle
+from cxr_jax.store.bundle import BUNDLE, read_description, read_parts, write_bundle
 from cxr_jax.store.claim import Claim
 from cxr_jax.store.files import exists, rename, set_aside
+from data_pipelines.storage import units
 
 SESSIONS = 'sessions.json'  # written when training begins
 KEEP = ('bundle', 'all')
+STEP = re.compile(r'(.*)checkpoints/(\d+)/')
 # What only resuming needs: large.
 PRUNED = ('checkpoints*', 'best*', 'trials/*/checkpoints*', '.*.tmp', 'trials/*/.*.tmp')
 
@@ -52,6 +59,8 @@ class StageDirectory:
         description = write_bundle(self.partial, parts, description | {'keep': keep})
         rename(self.partial, self.finished)
         self._prune(description)
+        units.settle(self.finished, BUNDLE)
+        units.remove(self.partial)
         return description
 
     def load(self, names: tuple[str, ...] | None = None) -> tuple[dict, dict] | None:
@@ -64,11 +73,31 @@ class StageDirectory:
             return None
         parts = read_parts(self.finished, names)
         self._prune(description)
+        units.settle(self.finished, BUNDLE)  # after an error of the network
         return description, parts
 
     def description(self) -> dict | None:
         """The finished stage's bundle.json, None if there is no finished stage."""
         return read_description(self.finished) if exists(self.finished) else None
+
+    def bring(self) -> None:
+        """Brings from the store's URL what is missing here: the finished stage, or an unfinished
+        one of which more was saved there. The caller has the claim."""
+        if exists(self.finished):
+            return
+        try:
+            if units.pull(self.finished, BUNDLE):
+                return
+            here = [path.relative_to(self.partial).as_posix() for path in self.partial.rglob('*')]
+            if _steps_saved(units.listed(self.partial)) > _steps_saved(here):
+                units.pull(self.partial, over=True)
+        except units.Broken as reason:
+            print(f'{reason} Now the stage is trained again, and replaces it.', flush=True)
+        units.unsettle(self.partial)
+
+    def copy_up(self) -> None:
+        """Copies the unfinished stage to the store's URL, for another machine to go on with."""
+        units.push(self.partial)
 
     def discard(self) -> pathlib.Path:
         """Sets a finished stage aside whose content is damaged; returns where it went."""
@@ -83,3 +112,11 @@ class StageDirectory:
             with contextlib.suppress(OSError):
                 for path in self.finished.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _steps_saved(files: Iterable[str]) -> int:
+    """Steps of the newest checkpoints among the files of an unfinished stage and its trials."""
+    newest = {}
+    for match in filter(None, map(STEP.match, files)):
+        newest[match[1]] = max(newest.get(match[1], 0), int(match[2]))
+    return sum(newest.values())

@@ -43,6 +43,7 @@ from cxr_jax.study.grid import (
 from cxr_jax.study.models import Finished
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.data import PreparedSet
+from data_pipelines.storage import places, units
 
 EXAMPLE = '--config configs/study.py:demo'
 STORE = 'stages'
@@ -67,11 +68,11 @@ def main() -> None:
     banner = embedded.BANNER if config.run.data.name == embedded.NAME else ''
     if banner:
         print(f'*** {banner} ***', flush=True)
+    workdir = command_line.workdir(f'runs/study-{config.name}')
     hosts.on_first(embedded.prepare_if_missing, config.run)
-    workdir = pathlib.Path(command_line.WORKDIR.value or f'runs/study-{config.name}')
     command = shlex.join(['python', '-m', 'cxr_jax.study', *sys.argv[1:]])
     run(config, workdir, banner, command)
-    print(f'\nReport: {workdir / "study.md"}')
+    print(f'\nReport: {places.name_of(workdir / "study.md")}')
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: str = '') -> dict:
@@ -98,6 +99,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, banner: str = '', command: st
         study = {'name': config.name, 'command': command, 'banner': banner, 'plan': planned}
         study |= collect.assemble(config, axes_of(config), finished)
         write_study(workdir, study)
+        units.push(workdir, skip=(STORE, RUNS))
         return study
 
     study = hosts.on_first(write_all)
@@ -150,7 +152,11 @@ def count_stages(jobs: Sequence[Job], store: pathlib.Path) -> dict:
     stages = [stage for job in jobs for stage in job.plan.stages]
     distinct = {stage.key: stage for stage in stages}
     folders = _folders(jobs, store)
-    missing = [stage for key, stage in distinct.items() if not folders[key].is_dir()]
+    there = {path.parent.name for path in units.find(store, f'*/{BUNDLE}')}
+    missing = [
+        stage for key, stage in distinct.items()
+        if not (folders[key].is_dir() or folders[key].name in there)
+    ]  # fmt: skip
     rates = rates_of(store)
     known = all(stage.kind in rates for stage in missing)
     seconds = sum(
@@ -196,7 +202,7 @@ def announce(config: ConfigDict, jobs: Sequence[Job], planned: dict, store: path
         f'{sizes} x {len(set(config.seeds))} seed(s): '
         f'{planned["runs"]} runs of {planned["stages"]} stages, {planned["distinct"]} of them '
         f'distinct ({planned["shared"]} trainings saved by sharing); {planned["found"]} found '
-        f'finished in {store}, {planned["trained"]} to train.'
+        f'finished in {places.name_of(store)}, {planned["trained"]} to train.'
     )
     if IMAGENET in config.axes.get(CURRICULUM, ()) and not config.imagenet_weights:
         print(

@@ -17,6 +17,7 @@ from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.index import INDEX_FILE, Index, load_index
 from data_pipelines.prepared.mask_store import MaskSet, open_masks
 from data_pipelines.prepared.records import SPLIT, VERSION, SerializedRecords, decode
+from data_pipelines.storage import places, units
 
 CARD_FORMAT = 2
 CARD_FILE = 'card.json'
@@ -97,11 +98,13 @@ def open_prepared(data_dir: str | Path, name: str, size: int, masks: str = '') -
 
     `masks` names a sidecar of lung masks (mask_store) that stand for the stored ones; '' = none.
     """
-    directory = Path(data_dir) / name / f'{size}px'
+    folder = places.local(data_dir)
+    directory = folder / name / f'{size}px'
+    units.pull(directory, CARD_FILE)
     if not (directory / CARD_FILE).is_file():
         raise UserError(
-            f'{directory} holds no prepared set. {_what_there_is(Path(data_dir))} Prepare it '
-            f'with: {_command(data_dir, name, size)}'
+            f'{places.name_of(directory)} holds no prepared set. {_what_there_is(folder)} Prepare '
+            f'it with: {_command(data_dir, name, size)}'
         )
     card = json.loads((directory / CARD_FILE).read_text())
     damage, index = _damage(directory, card), None
@@ -138,12 +141,14 @@ def _command(data_dir: str | Path, name: str, size: int, dataset: str = '') -> s
 
 
 def _what_there_is(data_dir: Path) -> str:
+    cards = {path.relative_to(data_dir) for path in data_dir.glob(f'*/[0-9]*px/{CARD_FILE}')}
     sizes = {}
-    for path in sorted(data_dir.glob(f'*/[0-9]*px/{CARD_FILE}')):
+    for path in sorted(cards | units.find(data_dir, f'*/[0-9]*px/{CARD_FILE}')):
         size = int(path.parent.name.removesuffix('px'))
         sizes.setdefault(path.parents[1].name, []).append(size)
     found = ', '.join(f'{name} ({", ".join(map(str, sorted(of)))})' for name, of in sizes.items())
-    return f'There are, with their sizes: {found}.' if found else f'{data_dir} holds no other.'
+    where = places.name_of(data_dir)
+    return f'There are, with their sizes: {found}.' if found else f'{where} holds no other.'
 
 
 def _damage(directory: Path, card: dict) -> str:

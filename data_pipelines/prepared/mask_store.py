@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.storage import places, units
 
 if TYPE_CHECKING:
     from data_pipelines.prepared.data import PreparedSet
@@ -94,8 +95,11 @@ def open_masks(prepared: 'PreparedSet', name: str) -> MaskSet:
     """The sidecar `name` of a prepared set; UserError with the command that makes it."""
     folder = prepared.directory / FOLDER / name
     command = apply_command(prepared, name)
+    units.pull(folder, CARD_FILE)
     if not (folder / CARD_FILE).is_file():
-        found = sorted(p.parent.name for p in folder.parent.glob(f'[!.]*/{CARD_FILE}'))
+        there = units.find(folder.parent, f'*/{CARD_FILE}')
+        here = folder.parent.glob(f'[!.]*/{CARD_FILE}')
+        found = sorted({path.parent.name for path in (*here, *there)})
         exist = f' Masks there: {", ".join(found)}.' if found else ''
         raise UserError(
             f'{prepared.directory} has no lung masks named {name!r}.{exist} Make them with: '
@@ -126,6 +130,7 @@ def apply_command(prepared: 'PreparedSet', name: str) -> str:
     """The command that makes the sidecar `name`."""
     return (
         'python -m cxr_jax.segment apply --config configs/segment.py '
-        f'--config.data.dir={prepared.data_dir} --config.data.name={prepared.name} '
+        f'--config.data.dir={places.name_of(prepared.data_dir)} '
+        f'--config.data.name={prepared.name} '
         f'--config.data.size={prepared.size} --name {name} --segmenter runs/segment-synthetic_cxr'
     )

@@ -27,6 +27,7 @@ from data_pipelines.prepared.loader import eval_batches
 from data_pipelines.prepared.lung_quality import Quality, checked
 from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.prepared.target import Target
+from data_pipelines.storage import units
 
 SHEET_FILE = 'contact_sheet.png'
 PER_ROW, ACCEPTED_ROWS, REJECTED_ROWS = 8, 2, 2
@@ -95,6 +96,7 @@ def write_masks(
     (built / mask_store.CARD_FILE).write_text(json.dumps(card, indent=1))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(built, final)
+    units.settle(final, mask_store.CARD_FILE)
     return card
 
 

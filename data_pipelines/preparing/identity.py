@@ -5,7 +5,8 @@ that reads it. Its `digest` (plain SHA-256) decides splits, order and fingerprin
 the same on every machine; it stays in the private cache, because ids are short and a digest can
 be searched for. The `pseudonym` (HMAC of the digest with the salt of the data folder) is what
 records, splits.csv and the card show; without the salt it cannot be searched for. A new salt
-gives later preparations new pseudonyms and changes nothing else.
+gives later preparations new pseudonyms and changes nothing else. It never leaves its machine: of a
+data folder at a URL its hash is kept there, and a machine with another salt is refused.
 """
 
 import hashlib
@@ -13,6 +14,9 @@ import hmac
 import os
 import secrets
 from pathlib import Path
+
+from data_pipelines.errors import UserError
+from data_pipelines.storage import places, units
 
 SALT_FILE = '.salt'
 
@@ -29,7 +33,8 @@ def pseudonym(salt: bytes, digest_: str) -> str:
 
 
 def read_or_create_salt(data_dir: Path) -> bytes:
-    """The data folder's random salt, from a file only its owner can read."""
+    """The data folder's random salt, from a file only its owner can read; UserError where the sets
+    at its URL were prepared with another."""
     path = data_dir / SALT_FILE
     data_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -38,4 +43,12 @@ def read_or_create_salt(data_dir: Path) -> bytes:
         with os.fdopen(descriptor, 'w') as file:
             file.write(secrets.token_hex(32))
         os.replace(temporary, path)  # a killed run leaves no half salt
-    return bytes.fromhex(path.read_text())
+    salt = bytes.fromhex(path.read_text())
+    if not units.agree(data_dir / f'{SALT_FILE}.sha256', hashlib.sha256(salt).hexdigest()):
+        raise UserError(
+            f'The sets at {places.url_of(data_dir)} were prepared on another machine, with another '
+            f'salt, so patients would not be recognised across them. Copy the file {SALT_FILE} of '
+            f'that data folder from there to {path}, readable by you only, or prepare to another '
+            '--data_dir.'
+        )
+    return salt

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from data_pipelines.prepared import mask_store
 from data_pipelines.prepared.data import CARD_FILE
 from data_pipelines.prepared.index import INDEX_FILE
 from data_pipelines.prepared.key_file import write_key_file
@@ -19,6 +20,7 @@ from data_pipelines.preparing.entry import Entry, make_index, make_record
 from data_pipelines.preparing.identity import read_or_create_salt
 from data_pipelines.preparing.ingest import IngestedImage
 from data_pipelines.preparing.items import Preparation
+from data_pipelines.storage import units
 
 SHEET_FILE = 'contact_sheet.png'
 
@@ -35,6 +37,11 @@ def fingerprint(entries: Sequence[Entry], card: dict) -> str:
         for e in entries
     )  # fmt: skip
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def copy_up(directory: Path) -> None:
+    """Copies a prepared set to its URL, if it has one and is not there yet; UserError."""
+    units.settle(directory, CARD_FILE, skip=(mask_store.FOLDER,))
 
 
 def publish(
@@ -76,6 +83,7 @@ def publish(
     )
     shutil.rmtree(what.directory, ignore_errors=True)
     os.replace(built, what.directory)
+    copy_up(what.directory)
     shutil.rmtree(incomplete)
 
 
