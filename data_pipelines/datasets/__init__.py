@@ -8,11 +8,23 @@ import inspect
 from collections.abc import Sequence
 from types import ModuleType
 
-from data_pipelines.datasets import image_folder, siim_covid19, synthetic_cxr
+from data_pipelines.datasets import (
+    covid_chestxray,
+    covid_radiography,
+    image_folder,
+    isic2019,
+    mura,
+    siim_covid19,
+    synthetic_cxr,
+)
 from data_pipelines.errors import UserError
 
 DATASETS = {
     'siim_covid19': siim_covid19,
+    'covid_radiography': covid_radiography,
+    'covid_chestxray': covid_chestxray,
+    'mura': mura,
+    'isic2019': isic2019,
     'image_folder': image_folder,
     'synthetic_cxr': synthetic_cxr,
 }

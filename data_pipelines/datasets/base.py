@@ -42,7 +42,8 @@ class Listing:
 
     `names` of what the labels tell, () for a data set without any; `exclusive`: an image with
     labels shows exactly one of them. `rejected` are (path relative to the source, reason) of files
-    that have no place in the set; `notes` are sentences for the data card.
+    that have no place in the set; `notes` are sentences for the data card. `channels` of a prepared
+    image: 1, or 3 where the images are in colour.
     """
 
     items: list[Item]
@@ -50,6 +51,7 @@ class Listing:
     exclusive: bool = True
     rejected: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    channels: int = 1
 
 
 def existing_folder(source: Path) -> Path:

@@ -7,6 +7,7 @@ holds digests of ids (see identity.py), so its folder is readable by its owner o
 
 import hashlib
 import json
+import math
 import os
 import uuid
 import warnings
@@ -19,7 +20,12 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.preparing.identity import digest
-from data_pipelines.raw.dicom import UnreadableRadiograph, read_image_file, read_radiograph
+from data_pipelines.raw.dicom import (
+    UnreadableRadiograph,
+    in_colour,
+    read_image_file,
+    read_radiograph,
+)
 from data_pipelines.raw.resize import (
     pad_to_square_and_resize,
     prepared_spacing,
@@ -43,12 +49,14 @@ class FileTask:
     size: int
     bits: int
     result: Path
+    channels: int = 1
 
 
 @dataclass(frozen=True)
 class IngestedImage:
-    """A prepared image [R, R] uint8 or uint16, its lung mask [R, R] 0/1 or None, and `meta`:
-    sizes and spacings, header values, digests of ids and of pixels, sums for statistics."""
+    """A prepared image [R, R] (in colour [R, R, 3]) uint8 or uint16, its lung mask [R, R] 0/1 or
+    None, and `meta`: sizes and spacings, header values, digests of ids and of pixels, sums for
+    statistics."""
 
     image: np.ndarray
     lung_mask: np.ndarray | None
@@ -63,15 +71,15 @@ def file_state(path: Path | None) -> tuple:
     return status.st_size, status.st_mtime_ns
 
 
-def make_task(item: Item, size: int, bits: int, cache: Path) -> FileTask:
+def make_task(item: Item, size: int, bits: int, cache: Path, channels: int = 1) -> FileTask:
     # Relative paths, so that machines which mount the source elsewhere share the cache.
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
         item.relative, file_state(item.path), mask, file_state(item.lung_mask),
-        size, bits, DECODER_VERSION,
+        size, bits, channels, DECODER_VERSION,
     )  # fmt: skip
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return FileTask(item.path, item.relative, item.lung_mask, size, bits, cache / f'{name}.npz')
+    result = cache / f'{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npz'
+    return FileTask(item.path, item.relative, item.lung_mask, size, bits, result, channels)
 
 
 def prepare_file(task: FileTask) -> str:
@@ -104,7 +112,8 @@ def load(result: Path) -> IngestedImage:
         image = arrays['image']
         mask = None
         if 'lung_mask' in arrays:
-            mask = np.unpackbits(arrays['lung_mask'], count=image.size).reshape(image.shape)
+            pixels = math.prod(image.shape[:2])
+            mask = np.unpackbits(arrays['lung_mask'], count=pixels).reshape(image.shape[:2])
         return IngestedImage(image, mask, json.loads(arrays['meta'].tobytes()))
 
 
@@ -119,20 +128,27 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(pixels * np.float32(top)).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def prepare_image(path: Path, size: int, bits: int) -> tuple[np.ndarray, tuple[int, int], dict]:
-    """Read, pad, resize and quantise one file: the image [size, size], the file's (H, W) and its
-    header. Raises UnreadableRadiograph."""
+def prepare_image(
+    path: Path, size: int, bits: int, channels: int = 1
+) -> tuple[np.ndarray, tuple[int, int], dict]:
+    """Read, pad, resize and quantise one file: the image [size, size] (with 3 channels [size, size,
+    3]), the file's (H, W) and its header. Raises UnreadableRadiograph."""
     is_dicom = path.suffix.lower() == '.dcm'
-    radiograph = (read_radiograph if is_dicom else read_image_file)(path)
+    radiograph = read_radiograph(path) if is_dicom else read_image_file(path, channels)
     pixels, header = radiograph.pixels, radiograph.header
-    resized = pad_to_square_and_resize(pixels, size, header['spacing'])
-    return quantise(resized, bits), pixels.shape, header
+    if channels == 1:
+        resized = pad_to_square_and_resize(pixels, size, header['spacing'])
+    else:
+        planes = np.moveaxis(in_colour(pixels) if is_dicom else pixels, -1, 0)
+        spacing = header['spacing']
+        resized = np.stack([pad_to_square_and_resize(p, size, spacing) for p in planes], axis=-1)
+    return quantise(resized, bits), pixels.shape[:2], header
 
 
 def _prepare(task: FileTask) -> IngestedImage:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
-        image, shape, header = prepare_image(task.path, task.size, task.bits)
+        image, shape, header = prepare_image(task.path, task.size, task.bits, task.channels)
     spacing = header['spacing']
     mask = None
     if task.lung_mask is not None:
@@ -154,7 +170,8 @@ def _prepare(task: FileTask) -> IngestedImage:
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A lung mask file as uint8 0/1 [H, W]; its brighter half is lung (255, or 1)."""
+    """A lung mask file as uint8 0/1 of the image's shape [H, W]; its brighter half is lung (255, or
+    1). One of the image's proportions and another size is resized, nearest neighbour."""
     try:
         with Image.open(path) as file:
             values = np.asarray(file)
@@ -163,9 +180,12 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise UnreadableRadiograph(reason) from None
     if values.ndim == 3:
         values = values[..., :3].max(axis=-1)
-    if values.shape != tuple(shape):
+    if values.shape[0] * shape[1] != values.shape[1] * shape[0]:
         raise UnreadableRadiograph(
             f'its lung mask is {values.shape[0]} x {values.shape[1]}, '
             f'the image {shape[0]} x {shape[1]}'
         )
-    return (values > values.max() / 2).astype(np.uint8)
+    centres = (
+        (2 * np.arange(n) + 1) * own // (2 * n) for n, own in zip(shape, values.shape, strict=True)
+    )
+    return (values > values.max() / 2).astype(np.uint8)[np.ix_(*centres)]

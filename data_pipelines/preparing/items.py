@@ -82,7 +82,9 @@ class Preparation:
             private.chmod(0o700)
         self.cache.mkdir(parents=True, exist_ok=True)
         return {
-            item.relative: ingest.make_task(item, self.size, self.bits, self.cache)
+            item.relative: ingest.make_task(
+                item, self.size, self.bits, self.cache, listing.channels
+            )
             for item in listing.items
         }
 
