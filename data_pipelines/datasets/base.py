@@ -18,7 +18,8 @@ class Item:
     Empty text, nan and () mean that the tables do not say; the file's own header then may.
     `labels` say of each name of the listing whether the image shows it: 1, 0, -1 (uncertain) or -2
     (not said). `patient` and `study` are raw ids. `split` is the data set's own: 'train',
-    'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image.
+    'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image. Without
+    `enlarge` an image that is smaller than the prepared one is padded instead.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Item:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     lung_mask: Path | None = None
     columns: dict[str, object] = field(default_factory=dict)
+    enlarge: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
     <source>/[MURA-v1.1/]<split>_labeled_studies.csv    folders of studies, 0 or 1; no header
 
 <split> is train or valid; what the data set calls test was never published. Labels are per study
-and are copied to its images. A patient may have studies of several parts.
+and are copied to its images. A patient may have studies of several parts. Small images are padded,
+not enlarged.
 """
 
 import csv
@@ -67,6 +68,7 @@ def _item(path: Path, relative: str, split: str, label: str) -> Item:
         study=f'{part}/{patient}/{study}',
         split=SPLITS[split],
         source=part.removeprefix('XR_'),
+        enlarge=False,
     )
 
 

@@ -90,7 +90,8 @@ class Entry:
         """Lesion boxes in pixels of the prepared image, float32 [n, 4] (x, y, w, h)."""
         meta = self.meta
         return transform_boxes(
-            self.item.boxes, meta['original_size'], meta['size'], meta['original_spacing']
+            self.item.boxes, meta['original_size'], meta['size'], meta['original_spacing'],
+            0 if self.item.enlarge else meta['size'],
         )
 
 

@@ -50,6 +50,7 @@ class FileTask:
     bits: int
     result: Path
     channels: int = 1
+    least: int = 0  # side of the square that an image is padded to, see resize.py
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def make_task(item: Item, size: int, bits: int, cache: Path, channels: int = 1) 
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
         item.relative, file_state(item.path), mask, file_state(item.lung_mask),
-        size, bits, channels, DECODER_VERSION,
+        size, bits, channels, item.enlarge, DECODER_VERSION,
     )  # fmt: skip
     result = cache / f'{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npz'
-    return FileTask(item.path, item.relative, item.lung_mask, size, bits, result, channels)
+    least = 0 if item.enlarge else size
+    return FileTask(item.path, item.relative, item.lung_mask, size, bits, result, channels, least)
 
 
 def prepare_file(task: FileTask) -> str:
@@ -129,35 +131,37 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def prepare_image(
-    path: Path, size: int, bits: int, channels: int = 1
+    path: Path, size: int, bits: int, channels: int = 1, least: int = 0
 ) -> tuple[np.ndarray, tuple[int, int], dict]:
     """Read, pad, resize and quantise one file: the image [size, size] (with 3 channels [size, size,
     3]), the file's (H, W) and its header. Raises UnreadableRadiograph."""
     is_dicom = path.suffix.lower() == '.dcm'
     radiograph = read_radiograph(path) if is_dicom else read_image_file(path, channels)
     pixels, header = radiograph.pixels, radiograph.header
+    how = size, header['spacing'], least
     if channels == 1:
-        resized = pad_to_square_and_resize(pixels, size, header['spacing'])
+        resized = pad_to_square_and_resize(pixels, *how)
     else:
         planes = np.moveaxis(in_colour(pixels) if is_dicom else pixels, -1, 0)
-        spacing = header['spacing']
-        resized = np.stack([pad_to_square_and_resize(p, size, spacing) for p in planes], axis=-1)
+        resized = np.stack([pad_to_square_and_resize(plane, *how) for plane in planes], axis=-1)
     return quantise(resized, bits), pixels.shape[:2], header
 
 
 def _prepare(task: FileTask) -> IngestedImage:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
-        image, shape, header = prepare_image(task.path, task.size, task.bits, task.channels)
-    spacing = header['spacing']
+        image, shape, header = prepare_image(
+            task.path, task.size, task.bits, task.channels, task.least
+        )
+    spacing, how = header['spacing'], (task.size, header['spacing'], task.least)
     mask = None
     if task.lung_mask is not None:
-        mask = resize_mask_nearest(_read_mask(task.lung_mask, shape), task.size, spacing)
+        mask = resize_mask_nearest(_read_mask(task.lung_mask, shape), *how)
     meta = {
         'size': task.size,
         'original_size': shape,
         'original_spacing': spacing,
-        'spacing': prepared_spacing(shape, task.size, spacing),
+        'spacing': prepared_spacing(shape, *how),
         'patient': digest('patient', header['patient_id']) if header['patient_id'] else '',
         'study': digest('study', header['study_uid']) if header['study_uid'] else '',
         'image_hash': hashlib.sha256(image.tobytes()).hexdigest(),
