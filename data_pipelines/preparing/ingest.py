@@ -77,8 +77,10 @@ def make_task(item: Item, size: int, bits: int, cache: Path, channels: int = 1) 
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
         item.relative, file_state(item.path), mask, file_state(item.lung_mask),
-        size, bits, channels, item.enlarge, DECODER_VERSION,
+        size, bits, DECODER_VERSION,
     )  # fmt: skip
+    if channels > 1 or not item.enlarge:  # others stay in the caches that there are
+        key += (channels, item.enlarge)
     result = cache / f'{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npz'
     least = 0 if item.enlarge else size
     return FileTask(item.path, item.relative, item.lung_mask, size, bits, result, channels, least)
