@@ -53,6 +53,11 @@ def main(command: str) -> None:
         print(f'*** {embedded.BANNER} ***', flush=True)
     embedded.prepare_if_missing(config)
     data = open_prepared(settings.data.dir or DATA_DIR, settings.data.name, settings.data.size)
+    if data.channels > 1:
+        raise UserError(
+            f'{data.directory} is in colour; lungs are segmented in radiographs, which are grey. '
+            'Prepare the images with --dataset image_folder, which makes them grey.'
+        )
     words = shlex.join(['python', '-m', 'cxr_jax.segment', *sys.argv[1:]])
     if command == 'train':
         workdir = command_line.workdir(f'runs/segment-{data.name}')

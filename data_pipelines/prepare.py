@@ -96,7 +96,8 @@ def prepare(
     quarantine = sorted([*listing.rejected, *failed.items()])
     card = origin | {
         'format': CARD_FORMAT, 'name': what.name, 'dataset': dataset, 'size': size,
-        'bits': what.bits, 'names': list(listing.names), 'exclusive': listing.exclusive,
+        'bits': what.bits, 'channels': listing.channels,
+        'names': list(listing.names), 'exclusive': listing.exclusive,
         'split_seed': what.seed, 'split_origin': _split(what, entries, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
         'licence': DATASETS[dataset].LICENCE, 'options': list(what.options),
@@ -114,7 +115,7 @@ def _inputs_digest(what: Preparation, listing: Listing) -> str:
     table = what.source / 'splits.csv'
     parts = [
         (what.dataset, what.size, what.bits, what.seed, what.splits, what.options, listing.names,
-         listing.exclusive, ingest.DECODER_VERSION, CARD_FORMAT),
+         listing.exclusive, listing.channels, ingest.DECODER_VERSION, CARD_FORMAT),
         table.read_bytes() if table.is_file() else b'',
         *listing.rejected,
         *sorted(

@@ -126,12 +126,13 @@ def predict(
 def gallery_arrays(
     predictions: Predictions, chosen: np.ndarray, image_size: int, contract, corpus: Corpus
 ) -> dict[str, np.ndarray | None]:
-    """What the gallery shows of the images numbered `chosen`: arrays [n, S, S] and their rows."""
+    """What the gallery shows of the images numbered `chosen`: images [n, S, S, C], maps and masks
+    [n, S, S] and the rows of the table."""
     images, masks = [], []
     records = loader.read_records(corpus, chosen)
     for image, mask in zip(records['image'], records['lung_mask'], strict=True):
         pixels = contract.images({'image': image, 'lung_mask': mask})
-        images.append(np.asarray(resize(pixels, image_size))[..., 0])
+        images.append(np.asarray(resize(pixels, image_size)))
         masks.append(np.asarray(resize_mask(jnp.asarray(mask), image_size))[..., 0])
     return {
         'images': np.stack(images),

@@ -14,16 +14,17 @@ NORMS = ('batch', 'instance')
 class Decoder(nn.Module):
     """Maps of an encoder's stages, [B, h, w, C] from the largest to the smallest -> an image.
 
-    Image [B, size, size, 1] in (0, 1), at least float32. Every map but the last is a skip; up to
-    half of the `size` it goes on without. As in models/unet.py four logits a pixel make the rest:
-    at full size it would spend most of its time on a few channels. `width`: channels at half of the
-    size; each halving doubles them. `norm`: one of NORMS.
+    Image [B, size, size, channels] in (0, 1), at least float32. Every map but the last is a skip;
+    up to half of the `size` it goes on without. As in models/unet.py four logits a pixel and
+    channel make the rest: at full size it would spend most of its time on a few channels. `width`:
+    channels at half of the size; each halving doubles them. `norm`: one of NORMS.
     """
 
     width: int = 32
     norm: str = 'batch'
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    channels: int = 1  # of the image
 
     @nn.compact
     def __call__(self, maps: list, size: int, train: bool = True):
@@ -42,7 +43,7 @@ class Decoder(nn.Module):
             x = self._block(x, self.width * 2**level, f'up{level}', train)
         # The loss is taken of these: bfloat16 would round the grey values to 1 in 256.
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        logits = nn.Dense(PATCH**2, name='logits')(x)
+        logits = nn.Dense(PATCH**2 * self.channels, name='logits')(x)
         return nn.sigmoid(from_patches(enlarge(logits, half))[:, :size, :size])
 
     def _block(self, x, features: int, name: str, train: bool):

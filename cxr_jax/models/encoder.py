@@ -33,7 +33,7 @@ class Contract:
 
     size: int | None  # pixels on a side of the prepared images; None: any
     bits: int | None  # of a stored pixel, 8 or 16; None: either
-    channels: int  # of the network's input; 3 repeats the grey image
+    channels: int  # of the network's input; 3 repeats a grey image
     region: str  # what is kept of an image: one of views.region.REGIONS
     mean: float  # of the region's pixels in [0, 1], over the images that the encoder was built for
     std: float  # of the same pixels
@@ -45,10 +45,11 @@ class Contract:
         return needs_masks(self.region)
 
     def images(self, batch: dict):
-        """Stored pixels -> images [b, R, R, 1] in [0, 1] of the region.
+        """Stored pixels -> images [b, R, R, channels] in [0, 1] of the region.
 
-        batch: image uint8 or uint16 [b, R, R, 1], and lung_mask of the same shape (above 0 = lung)
-        where the region needs it. UserError for images of another size or other bits.
+        batch: image uint8 or uint16 [b, R, R, C], grey (C = 1) or of as many channels, and
+        lung_mask [b, R, R, 1] (above 0 = lung) where the region needs it. UserError for images of
+        another size or other bits, and for colour where the network's input is grey.
         """
         stored = batch['image']
         size, bits = stored.shape[-2], 8 * stored.dtype.itemsize
@@ -58,8 +59,14 @@ class Contract:
                 f'given images of {size} px and {bits} bits; prepare the data with '
                 f'--size {self.size} --bits {self.bits}.'
             )
-        mask = batch.get('lung_mask')
-        return select_region(to_unit_range(stored), mask, self.region, self.fill)
+        if stored.shape[-1] not in (1, self.channels):
+            raise UserError(
+                'The encoder was built for grey images, and was given images in colour; train one '
+                'with --config.encoder.channels=3.'
+            )
+        images = to_unit_range(stored)
+        images = select_region(images, batch.get('lung_mask'), self.region, self.fill)
+        return jnp.broadcast_to(images, (*images.shape[:-1], self.channels))
 
 
 class Features(NamedTuple):
@@ -81,7 +88,7 @@ class EncoderSettings:
 
     name: str = setting('resnet50', one_of=ENCODERS)  # of the network
     width: int = setting(64, at_least=1)  # channels of the stem; the papers' 64
-    channels: int = setting(1, one_of=(1, 3))  # of the input; 3 repeats the grey image
+    channels: int = setting(1, one_of=(1, 3))  # of the input; 3 = colour, repeats a grey image
     # Of the computation; auto = bfloat16 on accelerators, float32 on CPU.
     dtype: str = setting('auto', one_of=('auto', 'bfloat16', 'float32'))
     # Compute each block again for its gradient, to save memory.
@@ -92,7 +99,7 @@ class EncoderSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Callable network over images [B, S, S, 1] in [0, 1]; owns their normalisation."""
+    """Callable network over images [B, S, S, channels] in [0, 1]; owns their normalisation."""
 
     settings: EncoderSettings
     network: nn.Module
@@ -123,7 +130,6 @@ class Encoder:
         """-> Features. `groups`: virtual batch-norm groups in the global batch (1: one batch norm
         over all of it)."""
         x = (images - self.contract.mean) / self.contract.std
-        x = jnp.repeat(x, self.contract.channels, axis=-1)
         variables = {'params': params, 'batch_stats': batch_stats}
         if train:
             maps, updated = self.network.apply(

@@ -88,10 +88,11 @@ def to_patches(x):
 
 
 def from_patches(x):
-    """The inverse of to_patches."""
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, PATCH, PATCH).transpose(0, 1, 3, 2, 4)
-    return x.reshape(batch, height * PATCH, width * PATCH, 1)
+    """[B, s, s, 4 C] -> [B, 2 s, 2 s, C]; of one channel the inverse of to_patches."""
+    batch, height, width, values = x.shape
+    channels = values // PATCH**2
+    x = x.reshape(batch, height, width, PATCH, PATCH * channels).transpose(0, 1, 3, 2, 4)
+    return x.reshape(batch, height * PATCH, width * PATCH, channels)
 
 
 def halve(x):

@@ -25,14 +25,20 @@ def check_batch(where: str, batch: int, devices: int) -> None:
 
 
 def check_contract(contract: Contract, corpora: Iterable[Corpus]) -> None:
-    """UserError for images of other bits than the encoder was built for: also, they would not be
-    recognised as copies of each other."""
+    """UserError for images of other bits than the encoder was built for (also, they would not be
+    recognised as copies of each other), and for colour that it would not see."""
     for corpus in corpora:
         if corpus.bits != contract.bits:
             raise UserError(
                 f'{corpus.title} has images of {corpus.bits} bits, and the encoder is built for '
                 f'{contract.bits} bits, those of the images that it is trained on first. Prepare '
                 f'the data again with --bits {contract.bits}, or name other sets.'
+            )
+        if corpus.channels > contract.channels:
+            raise UserError(
+                f'{corpus.title} has images in colour, and the encoder sees grey ones. Give it '
+                'three channels (--config.encoder.channels=3), or prepare the images with '
+                '--dataset image_folder, which makes them grey.'
             )
 
 

@@ -13,7 +13,7 @@ IMAGES = 6
 
 
 def pretext_pictures(plan: Plan, outcomes: list[list[Outcome]]) -> dict[str, dict]:
-    """{stage: {title of a row: images [n, S, S]}} of the first fold's stages that draw some."""
+    """{stage: {title of a row: images [n, S, S, C]}} of the first fold's stages that draw some."""
     stages = zip(plan.branches[0].stages, outcomes[0], strict=True)
     return {
         stage.name: pictures_of(stage, outcome)
@@ -23,8 +23,8 @@ def pretext_pictures(plan: Plan, outcomes: list[list[Outcome]]) -> dict[str, dic
 
 
 def pictures_of(stage: Stage, outcome: Outcome) -> dict[str, np.ndarray]:
-    """{title of a row: images [n, S, S]} of IMAGES validation images, from the first to the last;
-    of training images where none are kept for validation."""
+    """{title of a row: images [n, S, S, C]} of IMAGES validation images, from the first to the
+    last; of training images where none are kept for validation."""
     task, encoder = stage.task, stage.encoder
     data = stage.validation if stage.validation and stage.validation.images else stage.train
     chosen = np.unique(np.linspace(0, data.images - 1, IMAGES).round().astype(int))
@@ -42,4 +42,4 @@ def pictures_of(stage: Stage, outcome: Outcome) -> dict[str, np.ndarray]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, chosen)
         return task.picture(encoder, *model, jax.vmap(task.views)(keys, example))
 
-    return {title: np.asarray(rows)[..., 0] for title, rows in draw(model, example).items()}
+    return {title: np.asarray(rows) for title, rows in draw(model, example).items()}

@@ -94,7 +94,7 @@ class Task:
         return False
 
     def views(self, key, example: dict) -> dict:
-        """Views and pseudo-labels of one example (image [R, R, 1] in [0, 1] and what the task
+        """Views and pseudo-labels of one example (image [R, R, C] in [0, 1] and what the task
         `needs`: label, lung_mask [R, R, 1], row number); vmapped."""
         raise NotImplementedError
 
@@ -132,7 +132,7 @@ class Task:
         return state
 
     def picture(self, encoder, params: dict, batch_stats: dict, views: dict) -> dict:
-        """{title of a row: images [B, S, S, 1] in [0, 1]} for the report; {} for no picture.
+        """{title of a row: images [B, S, S, C] in [0, 1]} for the report; {} for no picture.
 
         The model in evaluation mode, and views [B, ...] as the loss is given them.
         """

@@ -43,7 +43,7 @@ def bezier_curve(control_points, x, increasing):
 
 
 def restoration_loss(restored, target):
-    """Mean squared error of images [B, S, S, 1], over pixels and images."""
+    """Mean squared error of images [B, S, S, C], over pixels and images."""
     return jnp.square(restored - target).mean()
 
 
@@ -98,7 +98,7 @@ class Genesis(Task):
         return self, {'shuffle': f'{count} windows with sides up to {largest} pixels'}
 
     def views(self, key, example):
-        """clean [S, S, 1]: crop, flipped; image [S, S, 1]: the same, distorted. In [0, 1]."""
+        """clean [S, S, C]: crop, flipped; image [S, S, C]: the same, distorted. In [0, 1]."""
         crop_key, flip_key, distort_key = jax.random.split(key, 3)
         clean = self.augment(crop_key, example['image'], self.image_size)
         clean = distortion.random_flips(flip_key, clean, self.flip)
@@ -117,11 +117,13 @@ class Genesis(Task):
         return jnp.where(paint < self.paint, painted, image)
 
     def _decoder(self, encoder) -> Decoder:
-        return Decoder(self.width, self.norm, encoder.network.dtype, AXIS)
+        return Decoder(
+            self.width, self.norm, encoder.network.dtype, AXIS, encoder.contract.channels
+        )
 
     def init(self, key, encoder, parts):
         # Only the sizes of the maps matter: nothing is computed for them.
-        images = jnp.zeros((1, self.image_size, self.image_size, 1))
+        images = jnp.zeros((1, self.image_size, self.image_size, encoder.contract.channels))
         of_encoder = parts['encoder']['params'], parts['encoder']['batch_stats']
         shapes = jax.eval_shape(lambda: encoder(*of_encoder, images, train=False).maps)
         maps = [jnp.zeros(each.shape, each.dtype) for each in shapes.values()]

@@ -46,7 +46,7 @@ def permutation_set(count: int, tiles: int = PATCHES, seed: int = 0) -> np.ndarr
 
 
 def standardised(tiles):
-    """Each tile [p, p, 1] of [..., p, p, 1] with mean 0 and standard deviation 1.
+    """Each tile [p, p, C] of [..., p, p, C] with mean 0 and standard deviation 1.
 
     Otherwise the brightness at the borders, and its fall over the image, tell what lies where
     (Noroozi and Favaro 2016, on shortcuts); radiographs are full of such gradients.
@@ -109,7 +109,7 @@ class Jigsaw(Task):
         return self, {'image_size': self.grid.check()}
 
     def views(self, key, example):
-        """tiles [9, p, p, 1], standardised, place t showing cell order[t]; label = its number."""
+        """tiles [9, p, p, C], standardised, place t showing cell order[t]; label = its number."""
         grid_key, order_key = jax.random.split(key)
         label = jax.random.randint(order_key, (), 0, self.permutations)
         order = jnp.asarray(permutation_set(self.permutations))[label]

@@ -141,7 +141,7 @@ class LeJEPA(Task):
         return {'projector': MLP(self.projector, bias=True, axis_name=parallel.AXIS)}
 
     def views(self, key, example):
-        """large [n, S, S, 1], small [m, s, s, 1]."""
+        """large [n, S, S, C], small [m, s, s, C]."""
         small = dataclasses.replace(self.augment, crop_scale=self.small_scale)
         kinds = {
             'large': (self.large_crops, self.image_size, self.augment),

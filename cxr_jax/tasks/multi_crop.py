@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def draw(key, image, kinds: dict) -> dict:
-    """{kind: (n, s, Augmentation)} -> {kind: crops [n, s, s, 1]}; without kinds of no crops."""
+    """{kind: (n, s, Augmentation)} -> {kind: crops [n, s, s, C]}; without kinds of no crops."""
     keys = iter(jax.random.split(key, sum(count for count, _, _ in kinds.values())))
     return {
         kind: jnp.stack([augment(next(keys), image, size) for _ in range(count)])
@@ -17,7 +17,7 @@ def draw(key, image, kinds: dict) -> dict:
 def embed(encoder, projector, params: dict, batch_stats: dict, views: dict) -> tuple:
     """Projected crops [crops, b, D], kind after kind, and new batch_stats of both parts.
 
-    One pass of the encoder for each kind of views {kind: [b, n, s, s, 1]}, so batch statistics are
+    One pass of the encoder for each kind of views {kind: [b, n, s, s, C]}, so batch statistics are
     those of crops of one size, and one of the projector over all crops, as in the official SwAV.
     """
     # The statistics pass from kind to kind: each moves the running ones a step further.

@@ -69,7 +69,7 @@ class RelativeLocation(Task):
         return self, {'image_size': self.grid.check()}
 
     def views(self, key, example):
-        """patches [9, p, p, 1] in row-major order of the grid."""
+        """patches [9, p, p, C] in row-major order of the grid."""
         return {'patches': self.grid(key, example['image'])}
 
     @property

@@ -45,7 +45,7 @@ class Rotation(Task):
     }
 
     def views(self, key, example):
-        """Crop -> image [4, S, S, 1], label [4] = number of quarter turns, counter-clockwise."""
+        """Crop -> image [4, S, S, C], label [4] = number of quarter turns, counter-clockwise."""
         crop = self.augment(key, example['image'], self.image_size)
         return {'image': four_rotations(crop), 'label': jnp.arange(TURNS)}
 

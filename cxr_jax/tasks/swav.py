@@ -142,7 +142,7 @@ class SwAV(Task):
         return MLP((self.hidden, self.features), bias=True, axis_name=parallel.AXIS)
 
     def views(self, key, example):
-        """large [2, S, S, 1], small [n, s, s, 1]."""
+        """large [2, S, S, C], small [n, s, s, C]."""
         small = dataclasses.replace(self.augment, crop_scale=self.small_scale)
         kinds = {
             'large': (2, self.image_size, self.augment),

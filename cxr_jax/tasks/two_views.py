@@ -7,7 +7,7 @@ from cxr_jax.models.heads import unit_rows
 
 
 def draw(key, image, size: int, first, second=None) -> dict:
-    """{'first', 'second'}: two views [size, size, 1], each by an Augmentation of its own."""
+    """{'first', 'second'}: two views [size, size, C], each by an Augmentation of its own."""
     first_key, second_key = jax.random.split(key)
     return {
         'first': first(first_key, image, size),

@@ -65,7 +65,8 @@ def _fits(data: Labelled, mesh, fields: tuple, share: float) -> bool:
     if not share:
         return False
     corpus = data.corpus
-    needed = len(corpus) * corpus.size**2 * (corpus.bits // 8 + ('lung_mask' in fields))
+    bytes_of_pixel = corpus.channels * corpus.bits // 8 + ('lung_mask' in fields)
+    needed = len(corpus) * corpus.size**2 * bytes_of_pixel
     limit = share * _memory(mesh)
     if needed > limit:
         print(

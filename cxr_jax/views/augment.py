@@ -37,7 +37,7 @@ class Augmentation:
         return {*unchanged, *(() if self.blur else ('blur_sigma',))}
 
     def __call__(self, key, image, size: int):
-        """View [size, size, 1] of an image [R, R, 1] with values in [0, 1]."""
+        """View [size, size, C] of an image [R, R, C] with values in [0, 1]."""
         rotate_key, crop_key, jitter_key, blur_key, solarize_key = jax.random.split(key, 5)
         if self.rotation > 0:
             limit = jnp.deg2rad(self.rotation)

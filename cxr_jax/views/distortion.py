@@ -1,4 +1,4 @@
-"""Models Genesis' spatial distortions (Zhou et al. 2021, arXiv:2004.07882) of one image [S, S, 1].
+"""Models Genesis' spatial distortions (Zhou et al. 2021, arXiv:2004.07882) of one image [S, S, C].
 
 Sizes and rates are those of the authors' code (github.com/MrGiovanni/ModelsGenesis, keras/utils.py,
 which is 3-D), its depth axis left out.
@@ -18,8 +18,8 @@ BOXES, GO_ON, MARGIN = 5, 0.95, 3  # painted at most; probability of each next o
 def random_flips(key, image, rate: float):
     """Up to three turns, each only if the one before came, with probability `rate`.
 
-    A turn mirrors one of three axes: rows, columns or, as one of the reference's is, the channel,
-    which changes nothing.
+    A turn mirrors one of three axes: rows, columns or, as one of the reference's is, that of a
+    single channel, which changes nothing (channels of colours are not mirrored).
     """
     coin_key, axis_key = jax.random.split(key)
     turns = jnp.cumprod(jax.random.bernoulli(coin_key, rate, (3,)).astype(int))
@@ -47,7 +47,7 @@ def shuffle_locally(key, image):
     cell = permuted((rows - top) * width + columns - left, height * width, seeds[last])
     source = (top + cell // width) * size + left + cell % width
     source = jnp.where(last >= 0, source, rows * size + columns)
-    return image.reshape(-1, 1)[source]
+    return image.reshape(-1, image.shape[-1])[source]
 
 
 def window_count(size: int) -> tuple[int, int]:

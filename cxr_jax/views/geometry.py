@@ -1,4 +1,4 @@
-"""Geometric transforms of one image [R, R, 1]; vmapped over a batch by the train step.
+"""Geometric transforms of one image [R, R, C]; vmapped over a batch by the train step.
 
 Coordinates are continuous, in pixels: pixel i covers [i, i + 1), so its centre is i + 0.5.
 """
@@ -24,16 +24,26 @@ def resample_matrix(start, length, size: int, source: int, flip=False):
     return weights / weights.sum(1, keepdims=True)
 
 
+def of_each_channel(transform, image):
+    """`transform` [H, W] -> [h, w] of every channel of an image [H, W, C]: [h, w, C]."""
+    channels = [transform(image[..., k])[..., None] for k in range(image.shape[-1])]
+    return jnp.concatenate(channels, axis=-1)
+
+
 def crop_resize(image, top, left, height, width, size: int, flip=False):
-    """The given rectangle of an image [H, W, 1], resized to [size, size, 1], mirrored if `flip`."""
+    """The given rectangle of an image [H, W, C], resized to [size, size, C], mirrored if `flip`."""
     rows = resample_matrix(top, height, size, image.shape[0])
     columns = resample_matrix(left, width, size, image.shape[1], flip)
-    resized = jnp.matmul(rows, image[..., 0], precision=Precision.HIGHEST)
-    return jnp.matmul(resized, columns.T, precision=Precision.HIGHEST)[..., None]
+
+    def resized(pixels):
+        pixels = jnp.matmul(rows, pixels, precision=Precision.HIGHEST)
+        return jnp.matmul(pixels, columns.T, precision=Precision.HIGHEST)
+
+    return of_each_channel(resized, image)
 
 
 def resize(image, size: int):
-    """The whole image [H, W, 1] resized to [size, size, 1]."""
+    """The whole image [H, W, C] resized to [size, size, C]."""
     return crop_resize(image, 0.0, 0.0, image.shape[0], image.shape[1], size)
 
 
@@ -68,12 +78,15 @@ def rotate(image, radians):
     cosine, sine = jnp.cos(radians), jnp.sin(radians)
     rows = cosine * y + sine * x + (height - 1) / 2
     columns = -sine * y + cosine * x + (width - 1) / 2
-    turned = jax.scipy.ndimage.map_coordinates(
-        image[..., 0], [rows, columns], order=1, mode='constant', cval=0.0
-    )
-    return turned[..., None]
+
+    def turned(pixels):
+        return jax.scipy.ndimage.map_coordinates(
+            pixels, [rows, columns], order=1, mode='constant', cval=0.0
+        )
+
+    return of_each_channel(turned, image)
 
 
 def four_rotations(image):
-    """[S, S, 1] -> [4, S, S, 1]: 0, 90, 180, 270 degrees counter-clockwise, exact."""
+    """[S, S, C] -> [4, S, S, C]: 0, 90, 180, 270 degrees counter-clockwise, exact."""
     return jnp.stack([jnp.rot90(image, turns) for turns in range(4)])

@@ -1,14 +1,17 @@
-"""Intensity transforms of one image [S, S, 1] with values in [0, 1]."""
+"""Intensity transforms of one image [S, S, C] with values in [0, 1]."""
 
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
+
+from cxr_jax.views.geometry import of_each_channel
 
 
 def random_brightness_contrast(key, image, brightness: float, contrast: float):
     """Brightness factor U(1 ± brightness), then contrast factor U(1 ± contrast) about the mean.
 
     torchvision's ColorJitter for grey images (clipped to [0, 1] after each step), in fixed order.
+    All channels share both factors and the mean.
     """
     brightness_key, contrast_key = jax.random.split(key)
     factor = 1 + brightness * jax.random.uniform(brightness_key, minval=-1.0)
@@ -29,8 +32,12 @@ def gaussian_blur(image, sigma):
         return weights / weights.sum(1, keepdims=True)
 
     rows, columns = blur_matrix(image.shape[0]), blur_matrix(image.shape[1])
-    blurred = jnp.matmul(rows, image[..., 0], precision=Precision.HIGHEST)
-    return jnp.matmul(blurred, columns.T, precision=Precision.HIGHEST)[..., None]
+
+    def blurred(pixels):
+        pixels = jnp.matmul(rows, pixels, precision=Precision.HIGHEST)
+        return jnp.matmul(pixels, columns.T, precision=Precision.HIGHEST)
+
+    return of_each_channel(blurred, image)
 
 
 def solarize(image):

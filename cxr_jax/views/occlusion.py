@@ -1,4 +1,4 @@
-"""Opacities painted over the lungs of one image [S, S, 1] in [0, 1]; the lung mask stays whole."""
+"""Opacities painted over the lungs of one image [S, S, C] in [0, 1]; the lung mask stays whole."""
 
 import jax
 import jax.numpy as jnp

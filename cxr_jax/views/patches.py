@@ -45,19 +45,20 @@ class PatchGrid:
         return f'cells of {self.cell}, patches of {self.patch} pixels'
 
     def __call__(self, key, image):
-        """Image [R, R, 1] -> patches [9, p, p, 1] in row-major order of the grid."""
+        """Image [R, R, C] -> patches [9, p, p, C] in row-major order of the grid."""
         flip_key, crop_key, patch_key = jax.random.split(key, 3)
         image = resize(image, round(self.size * self.short_side))
         image = jnp.where(jax.random.bernoulli(flip_key, self.flip), image[:, ::-1], image)
         crop = _random_window(crop_key, image, self.size)
         cells = self.cell * jnp.stack(jnp.divmod(jnp.arange(PATCHES), CELLS), axis=1)
         moves = jax.random.randint(patch_key, (PATCHES, 2), 0, self.cell - self.patch + 1)
-        shape = (self.patch, self.patch, 1)
+        shape = (self.patch, self.patch, image.shape[-1])
         patches = jax.vmap(lambda at: jax.lax.dynamic_slice(crop, (at[0], at[1], 0), shape))
         return patches(cells + moves)
 
 
 def _random_window(key, image, size: int):
-    """Random [size, size, 1] window of a square image."""
+    """Random [size, size, C] window of a square image."""
     corner = jax.random.randint(key, (2,), 0, image.shape[0] - size + 1)
-    return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, 1))
+    shape = (size, size, image.shape[-1])
+    return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), shape)

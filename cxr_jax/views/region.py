@@ -16,7 +16,7 @@ def needs_masks(region: str) -> bool:
 
 
 def select_region(image, lung_mask, region: str, gray: float):
-    """Keeps a region of images in [0, 1]; `lung_mask` of the same shape, 1 = lung, else None.
+    """Keeps a region of images [..., C] in [0, 1]; `lung_mask` [..., 1], 1 = lung, else None.
 
     `lungs_gray` fills the outside with `gray` (reference study: the mean of whole images);
     `background` blackens the lungs.

@@ -10,11 +10,15 @@ from types import ModuleType
 
 from data_pipelines.datasets import (
     chexpert,
+    covid_chestxray,
+    covid_radiography,
     ct_slices,
     image_folder,
+    isic2019,
     luna16,
     mimic_cxr,
     mri_slices,
+    mura,
     nih14,
     rsna_pneumonia,
     siim_covid19,
@@ -25,6 +29,10 @@ from data_pipelines.errors import UserError
 
 DATASETS = {
     'siim_covid19': siim_covid19,
+    'covid_radiography': covid_radiography,
+    'covid_chestxray': covid_chestxray,
+    'mura': mura,
+    'isic2019': isic2019,
     'image_folder': image_folder,
     'synthetic_cxr': synthetic_cxr,
     'luna16': luna16,

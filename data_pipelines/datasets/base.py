@@ -28,7 +28,8 @@ class Item:
     header has an id, which is not a person's. `split` is the data set's own: 'train',
     'validation' or 'test'. `boxes` are (x, y, w, h) in pixels of the file's image. `piece` says
     which part of a volume the image is; `path` may then be a folder of DICOM slices, and `relative`
-    names the part, too.
+    names the part, too. Without `enlarge` an image that is smaller than the prepared one is padded
+    instead.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Item:
     lung_mask: Path | None = None
     piece: Piece | None = None
     columns: dict[str, object] = field(default_factory=dict)
+    enlarge: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Listing:
 
     `names` of what the labels tell, () for a data set without any; `exclusive`: an image with
     labels shows exactly one of them. `rejected` are (path relative to the source, reason) of files
-    that have no place in the set; `notes` are sentences for the data card.
+    that have no place in the set; `notes` are sentences for the data card. `channels` of a prepared
+    image: 1, or 3 where the images are in colour.
     """
 
     items: list[Item]
@@ -61,6 +64,7 @@ class Listing:
     exclusive: bool = True
     rejected: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    channels: int = 1
 
 
 def existing_folder(source: Path) -> Path:

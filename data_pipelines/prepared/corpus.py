@@ -29,7 +29,7 @@ class Corpus:
     """Rows of prepared sets of one size and bit depth, in order: (set, its stored rows, ascending).
 
     Image i of the corpus is the i-th of all these rows, counted through the parts. UserError for
-    sets that differ in size or bits.
+    sets that differ in size or bits, or of which some are grey and some in colour.
     """
 
     parts: tuple[tuple['PreparedSet', np.ndarray], ...]
@@ -46,6 +46,13 @@ class Corpus:
                     f'{prepared.directory} has {prepared.size} px of {prepared.bits} bits, '
                     f'{first.directory} {first.size} px of {first.bits} bits; they cannot be used '
                     'together. Prepare one of them again with the --size and --bits of the other.'
+                )
+            if prepared.channels != first.channels:
+                grey, colour = sorted((prepared, first), key=lambda each: each.channels)
+                raise UserError(
+                    f'{grey.directory} is grey and {colour.directory} in colour; their images '
+                    'cannot be mixed. Prepare the images of the latter with --dataset '
+                    'image_folder, which makes them grey, or give each set a stage of its own.'
                 )
 
     def __len__(self) -> int:
@@ -67,6 +74,10 @@ class Corpus:
     @property
     def bits(self) -> int:
         return self.parts[0][0].bits
+
+    @property
+    def channels(self) -> int:
+        return self.parts[0][0].channels
 
     @property
     def title(self) -> str:

@@ -39,6 +39,7 @@ class PreparedSet:
     fingerprint: str  # of settings, pixels, masks, labels and splits; the same on every machine
     card: dict = dataclasses.field(repr=False)
     masks: MaskSet | None = None
+    channels: int = 1  # of an image: 3 in colour
 
     @property
     def data_dir(self) -> Path:
@@ -125,6 +126,7 @@ def open_prepared(data_dir: str | Path, name: str, size: int, masks: str = '') -
         names=tuple(card['names']),
         index=index,
         card=card,
+        channels=card.get('channels', 1),  # cards of before colour do not tell
         **{key: card[key] for key in ('dataset', 'size', 'bits', 'exclusive', 'fingerprint')},
     )
     return prepared.with_masks(masks) if masks else prepared

@@ -39,7 +39,7 @@ def train_batches(
     """Endless batches, the first being number `start`.
 
     Batch i holds the images sampler.rows(i), of which process shard[0] of shard[1] takes its
-    contiguous part. `fields` out of `image` [b, R, R, 1] uint8 or uint16, `lung_mask` [b, R, R, 1]
+    contiguous part. `fields` out of `image` [b, R, R, C] uint8 or uint16, `lung_mask` [b, R, R, 1]
     uint8, `label` [b, ..] int32, the rows of `labels` [N, ..] (-1 without), and `row` [b] int32,
     the image's number in the corpus.
     """
@@ -174,9 +174,12 @@ def _empty(
     corpus: Corpus, fields: Sequence[str], n: int, new: Callable = np.empty
 ) -> dict[str, np.ndarray]:
     """Room for `n` images, with those of `fields` that are read from records."""
-    shape = (n, corpus.size, corpus.size, 1)
-    types = {'image': pixel_type(corpus.bits), 'lung_mask': np.uint8}
-    return {name: new(shape, types[name]) for name in PIXELS if name in fields}
+    kinds = {'image': (corpus.channels, pixel_type(corpus.bits)), 'lung_mask': (1, np.uint8)}
+    return {
+        name: new((n, corpus.size, corpus.size, channels), dtype)
+        for name, (channels, dtype) in kinds.items()
+        if name in fields
+    }
 
 
 def _read_into(

@@ -103,7 +103,7 @@ def write_masks(
 def _inspect(prepared: PreparedSet, masks: Iterable[np.ndarray], quality: Quality) -> _Inspection:
     found = _Inspection()
     batches = eval_batches(prepared.corpus(), BATCH, masks=False)
-    images = (image for batch in batches for image in batch['image'][batch['valid']][..., 0])
+    images = (image for batch in batches for image in batch['image'][batch['valid']])
     for row, (image, predicted) in enumerate(zip(images, masks, strict=True)):
         mask, reason = checked(predicted, quality)
         if reason:
@@ -157,7 +157,7 @@ def _draw(examples: dict[bool, list], path: Path) -> None:
     for (part, colour), row in zip(lines, axes, strict=True):
         for axis, (image, mask, reason) in zip(row, part, strict=False):
             top = np.iinfo(image.dtype).max
-            axis.imshow(image, cmap='gray', vmin=0, vmax=top, interpolation='antialiased')
+            axis.imshow(image / top, cmap='gray', vmin=0, vmax=1, interpolation='antialiased')
             if mask.any():
                 axis.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
             axis.set_title(textwrap.fill(reason, 28), fontsize=6)

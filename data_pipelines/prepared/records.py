@@ -23,14 +23,18 @@ def pixel_type(bits: int) -> type[np.unsignedinteger]:
     return np.uint8 if bits == 8 else np.uint16
 
 
-def features(size: int, bits: int, labels: int) -> tfds.features.FeaturesDict:
+def features(
+    size: int, bits: int, labels: int, channels: int = 1
+) -> tfds.features.FeaturesDict:
     """The TFDS features of a prepared set: FIELDS and `labels`, 1, 0, -1 (uncertain) or -2 (not
     said) for each of the set's names."""
     tensor, text = tfds.features.Tensor, tfds.features.Text
     return tfds.features.FeaturesDict(
         {
             # Raw bytes: without an encoding TFDS stores a 64-bit integer per pixel.
-            'image': tensor(shape=(size, size, 1), dtype=pixel_type(bits), encoding='bytes'),
+            'image': tensor(
+                shape=(size, size, channels), dtype=pixel_type(bits), encoding='bytes'
+            ),
             'lung_mask': tensor(shape=(size, size, 1), dtype=np.uint8, encoding='zlib'),
             'has_lung_mask': np.bool_,
             'labels': tensor(shape=(labels,), dtype=np.int8),
@@ -54,7 +58,7 @@ def decode(raw: bytes, fields: Sequence[str], size: int, bits: int) -> dict:
         value = stored[name]
         if name == 'image':
             pixels = np.frombuffer(value.bytes_list.value[0], pixel_type(bits))
-            record[name] = pixels.reshape(size, size, 1)
+            record[name] = pixels.reshape(size, size, -1)
         elif name == 'lung_mask':
             pixels = zlib.decompress(value.bytes_list.value[0])
             record[name] = np.frombuffer(pixels, np.uint8).reshape(size, size, 1)

@@ -47,7 +47,10 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=f'Prepared radiographs, fingerprint {self._card["fingerprint"]}',
-            features=features(self._card['size'], self._card['bits'], len(self._card['names'])),
+            features=features(
+                self._card['size'], self._card['bits'], len(self._card['names']),
+                self._card['channels'],
+            ),
         )
 
     def _shard_iterators_per_split(self, dl_manager) -> Mapping[str, list[Callable]]:
@@ -62,11 +65,11 @@ def write_records(
 ) -> Path:
     """Write `make(entry)` for all entries in their order, as one TFDS split.
 
-    `card` tells 'dataset', 'size', 'bits', 'names' and 'fingerprint'. The files come to lie in
-    <directory>/<dataset>/<size>px/1.0.0, which appears complete or not at all; that folder's
+    `card` tells 'dataset', 'size', 'bits', 'channels', 'names' and 'fingerprint'. The files come to
+    lie in <directory>/<dataset>/<size>px/1.0.0, which appears complete or not at all; that folder's
     parent is returned.
     """
-    per_shard = max(1, SHARD_BYTES // (card['size'] ** 2 * card['bits'] // 8))
+    per_shard = max(1, SHARD_BYTES // (card['size'] ** 2 * card['channels'] * card['bits'] // 8))
 
     def generator(part: Sequence) -> Callable[[], Iterator[tuple[int, dict]]]:
         return lambda: ((number, make(entry)) for number, entry in enumerate(part))

@@ -178,7 +178,8 @@ def markdown(card: dict) -> str:
     rows = card['composition']
     labels = [c for c in (*card['names'], *OTHER_LABELS) if _images(rows, label=c)]
     reader = '' if card['name'] == card['dataset'] else f' ({card["dataset"]})'
-    lines = [f'# {card["name"]}{reader}, {card["size"]} px, {card["bits"]} bits', '']
+    colour = ', in colour' if card['channels'] == 3 else ''
+    lines = [f'# {card["name"]}{reader}, {card["size"]} px, {card["bits"]} bits{colour}', '']
     lines += [f'> **Warning.** {sentence}\n' for sentence in card['warnings']]
     lines += ['## Images and patients', '']
     if not card['exclusive']:

@@ -34,7 +34,8 @@ def draw(rows: Sequence[tuple[str, Sequence[tuple[Entry, IngestedImage]]]], path
 
 def _draw_image(axis, entry: Entry, ingested: IngestedImage) -> None:
     top = np.iinfo(ingested.image.dtype).max
-    axis.imshow(ingested.image, cmap='gray', vmin=0, vmax=top, interpolation='antialiased')
+    # Matplotlib takes colours of 16 bits as numbers from 0 to 1 alone.
+    axis.imshow(ingested.image / top, cmap='gray', vmin=0, vmax=1, interpolation='antialiased')
     if ingested.lung_mask is not None and ingested.lung_mask.any():
         axis.contour(ingested.lung_mask, levels=[0.5], colors='cyan', linewidths=0.6)
     for x, y, w, h in entry.boxes:

@@ -93,7 +93,8 @@ class Entry:
         """Lesion boxes in pixels of the prepared image, float32 [n, 4] (x, y, w, h)."""
         meta = self.meta
         return transform_boxes(
-            self.item.boxes, meta['original_size'], meta['size'], meta['original_spacing']
+            self.item.boxes, meta['original_size'], meta['size'], meta['original_spacing'],
+            0 if self.item.enlarge else meta['size'],
         )
 
 
@@ -105,7 +106,7 @@ def make_record(entry: Entry, ingested: IngestedImage, salt: bytes) -> dict:
     if entry.raw_view and entry.raw_view != entry.view:
         columns.setdefault('view', entry.raw_view)
     return {
-        'image': ingested.image[..., None],
+        'image': ingested.image.reshape(size, size, -1),
         'lung_mask': (np.zeros((size, size), np.uint8) if mask is None else mask)[..., None],
         'has_lung_mask': mask is not None,
         'labels': np.array(entry.labels, np.int8),

@@ -7,6 +7,7 @@ holds digests of ids (see identity.py), so its folder is readable by its owner o
 
 import hashlib
 import json
+import math
 import os
 import stat
 import uuid
@@ -21,7 +22,12 @@ from PIL import Image
 from data_pipelines.datasets.base import Item
 from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.preparing.identity import digest
-from data_pipelines.raw.dicom import UnreadableRadiograph, read_image_file, read_radiograph
+from data_pipelines.raw.dicom import (
+    UnreadableRadiograph,
+    in_colour,
+    read_image_file,
+    read_radiograph,
+)
 from data_pipelines.raw.kinds import DICOM, image_kind
 from data_pipelines.raw.resize import (
     pad_to_square_and_resize,
@@ -48,13 +54,16 @@ class FileTask:
     size: int
     bits: int
     result: Path
+    channels: int = 1
+    least: int = 0  # side of the square that an image is padded to, see resize.py
     piece: Piece | None = None
 
 
 @dataclass(frozen=True)
 class IngestedImage:
-    """A prepared image [R, R] uint8 or uint16, its lung mask [R, R] 0/1 or None, and `meta`:
-    sizes and spacings, header values, digests of ids and of pixels, sums for statistics."""
+    """A prepared image [R, R] (in colour [R, R, 3]) uint8 or uint16, its lung mask [R, R] 0/1 or
+    None, and `meta`: sizes and spacings, header values, digests of ids and of pixels, sums for
+    statistics."""
 
     image: np.ndarray
     lung_mask: np.ndarray | None
@@ -72,16 +81,19 @@ def file_state(path: Path | None) -> tuple:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else ()
 
 
-def make_task(item: Item, size: int, bits: int, cache: Path) -> FileTask:
+def make_task(item: Item, size: int, bits: int, cache: Path, channels: int = 1) -> FileTask:
     # Relative paths, so that machines which mount the source elsewhere share the cache.
     mask = item.lung_mask and os.path.relpath(item.lung_mask, item.path.parent)
     key = (
         item.relative, item.piece or file_state(item.path), mask, file_state(item.lung_mask),
         size, bits, DECODER_VERSION,
     )  # fmt: skip
+    if channels > 1 or not item.enlarge:  # others stay in the caches that there are
+        key += (channels, item.enlarge)
     result = cache / f'{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npz'
+    least = 0 if item.enlarge else size
     return FileTask(
-        item.path, item.relative, item.lung_mask, size, bits, result, item.piece
+        item.path, item.relative, item.lung_mask, size, bits, result, channels, least, item.piece
     )
 
 
@@ -128,7 +140,8 @@ def load(result: Path) -> IngestedImage:
         image = arrays['image']
         mask = None
         if 'lung_mask' in arrays:
-            mask = np.unpackbits(arrays['lung_mask'], count=image.size).reshape(image.shape)
+            pixels = math.prod(image.shape[:2])
+            mask = np.unpackbits(arrays['lung_mask'], count=pixels).reshape(image.shape[:2])
         return IngestedImage(image, mask, json.loads(arrays['meta'].tobytes()))
 
 
@@ -144,33 +157,46 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def prepare_image(
-    path: Path, size: int, bits: int, piece: Piece | None = None
+    path: Path,
+    size: int,
+    bits: int,
+    channels: int = 1,
+    least: int = 0,
+    piece: Piece | None = None,
 ) -> tuple[np.ndarray, tuple[int, int], dict]:
-    """Read, pad, resize and quantise one file or a piece of it: the image [size, size], its (H, W)
-    before and its header. Raises UnreadableRadiograph."""
+    """Read, pad, resize and quantise one file or a piece of it: the image [size, size] (with 3
+    channels [size, size, 3]), its (H, W) before and its header. Raises UnreadableRadiograph."""
     if piece is not None:
         radiograph = read_piece(path, piece)
+    elif image_kind(path) == DICOM:
+        radiograph = read_radiograph(path)
     else:
-        is_dicom = image_kind(path) == DICOM
-        radiograph = (read_radiograph if is_dicom else read_image_file)(path)
+        radiograph = read_image_file(path, channels)
     pixels, header = radiograph.pixels, radiograph.header
-    resized = pad_to_square_and_resize(pixels, size, header['spacing'])
-    return quantise(resized, bits), pixels.shape, header
+    how = size, header['spacing'], least
+    if channels == 1:
+        resized = pad_to_square_and_resize(pixels, *how)
+    else:
+        planes = np.moveaxis(in_colour(pixels) if pixels.ndim == 2 else pixels, -1, 0)
+        resized = np.stack([pad_to_square_and_resize(plane, *how) for plane in planes], axis=-1)
+    return quantise(resized, bits), pixels.shape[:2], header
 
 
 def _prepare(task: FileTask) -> IngestedImage:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they are in the header, too, and go on the card
-        image, shape, header = prepare_image(task.path, task.size, task.bits, task.piece)
-    spacing = header['spacing']
+        image, shape, header = prepare_image(
+            task.path, task.size, task.bits, task.channels, task.least, task.piece
+        )
+    spacing, how = header['spacing'], (task.size, header['spacing'], task.least)
     mask = None
     if task.lung_mask is not None:
-        mask = resize_mask_nearest(_read_mask(task.lung_mask, shape), task.size, spacing)
+        mask = resize_mask_nearest(_read_mask(task.lung_mask, shape), *how)
     meta = {
         'size': task.size,
         'original_size': shape,
         'original_spacing': spacing,
-        'spacing': prepared_spacing(shape, task.size, spacing),
+        'spacing': prepared_spacing(shape, *how),
         'patient': digest('patient', header['patient_id']) if header['patient_id'] else '',
         'study': digest('study', header['study_uid']) if header['study_uid'] else '',
         'image_hash': hashlib.sha256(image.tobytes()).hexdigest(),
@@ -183,7 +209,8 @@ def _prepare(task: FileTask) -> IngestedImage:
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A lung mask file as uint8 0/1 [H, W]; its brighter half is lung (255, or 1)."""
+    """A lung mask file as uint8 0/1 of the image's shape [H, W]; its brighter half is lung (255, or
+    1). One of the image's proportions and another size is resized, nearest neighbour."""
     try:
         with Image.open(path) as file:
             values = np.asarray(file)
@@ -192,9 +219,12 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise UnreadableRadiograph(reason) from None
     if values.ndim == 3:
         values = values[..., :3].max(axis=-1)
-    if values.shape != tuple(shape):
+    if values.shape[0] * shape[1] != values.shape[1] * shape[0]:
         raise UnreadableRadiograph(
             f'its lung mask is {values.shape[0]} x {values.shape[1]}, '
             f'the image {shape[0]} x {shape[1]}'
         )
-    return (values > values.max() / 2).astype(np.uint8)
+    centres = (
+        (2 * np.arange(n) + 1) * own // (2 * n) for n, own in zip(shape, values.shape, strict=True)
+    )
+    return (values > values.max() / 2).astype(np.uint8)[np.ix_(*centres)]

@@ -95,7 +95,7 @@ class Preparation:
         cache = self.cache
         cache.mkdir(parents=True, exist_ok=True)
         return {
-            item.relative: ingest.make_task(item, self.size, self.bits, cache)
+            item.relative: ingest.make_task(item, self.size, self.bits, cache, listing.channels)
             for item in listing.items
         }
 

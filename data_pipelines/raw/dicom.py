@@ -47,7 +47,7 @@ _YEARS = {'Y': 1.0, 'M': 1 / 12, 'W': 7 / 365.25, 'D': 1 / 365.25}
 
 @dataclass(frozen=True)
 class Radiograph:
-    """pixels: float32 [H, W] in [0, 1], bright = dense.
+    """pixels: float32 [H, W] in [0, 1], bright = dense; of an image in colour [H, W, 3].
 
     header: patient_id, study_uid, image_uid (raw identities: hash them, never print them), source,
     sex 'F'/'M'/'', view 'PA'/'AP'/'', age (years, nan unknown), spacing (mm per pixel, row and
@@ -91,15 +91,16 @@ def _look_up(table: np.ndarray, words: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def read_image_file(path: str | Path) -> Radiograph:
+def read_image_file(path: str | Path, channels: int = 1) -> Radiograph:
     """Reads a PNG or JPEG file, scaled by its depth as dicom_luts.grey_table scales a DICOM file
-    without window; colour becomes luma (ITU-R 601), transparency black. Pixels stay in stored
-    order, as masks and boxes refer to it. Raises UnreadableRadiograph(reason).
+    without window; colour becomes luma (ITU-R 601) or, with 3 channels, keeps its stored sRGB
+    values (grey is repeated); transparency becomes black. Pixels stay in stored order, as masks
+    and boxes refer to it. Raises UnreadableRadiograph(reason).
     """
     try:
         with Image.open(path, formats=('PNG', 'JPEG')) as image:
             image.load()
-            pixels, kind, mode = _grey(image), image.format, image.mode
+            pixels, kind, mode = _pixels(image, channels), image.format, image.mode
     except UnidentifiedImageError:
         raise UnreadableRadiograph('not a PNG or JPEG file') from None
     except OSError as error:
@@ -112,14 +113,20 @@ def read_image_file(path: str | Path) -> Radiograph:
     return Radiograph(pixels.astype(np.float32) / np.float32(full_scale), header)
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """uint8 or uint16 [H, W]."""
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """uint8 or uint16 [H, W], or [H, W, 3]."""
     if image.mode.startswith('I'):
-        return np.asarray(image).astype(np.uint16)
+        grey = np.asarray(image).astype(np.uint16)
+        return grey if channels == 1 else in_colour(grey)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
-    return np.asarray(image.convert('L'))
+    return np.asarray(image.convert('L' if channels == 1 else 'RGB'))
+
+
+def in_colour(grey: np.ndarray) -> np.ndarray:
+    """[H, W] -> [H, W, 3]."""
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def header_of(ds: Dataset, bits: int, syntax: str, notes: tuple[str, ...]) -> dict:

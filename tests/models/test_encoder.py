@@ -87,6 +87,17 @@ def test_three_channels_repeat_the_grey_image():
         build_encoder(EncoderSettings(channels=3), CONTRACT)
 
 
+def test_colour_is_seen_as_it_is_and_never_as_grey():
+    """One mean and deviation for all channels; the region is cut out of each."""
+    colours = np.random.default_rng(3).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
+    batch = {'image': colours, 'lung_mask': stored_pixels(0, 255)['lung_mask']}
+    contract = dataclasses.replace(CONTRACT, channels=3, region='lungs_gray')
+    kept = np.where(batch['lung_mask'] == 1, colours / 255, 0.6)
+    np.testing.assert_allclose(seen(contract, batch), (kept - 0.4) / 0.2, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match='channels=3'):
+        CONTRACT.images(batch)
+
+
 @pytest.mark.parametrize('changed', [{'size': 14}, {'bits': 16}])
 def test_images_of_another_preparation_are_refused(changed):
     contract = dataclasses.replace(CONTRACT, **changed)

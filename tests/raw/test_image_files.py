@@ -40,6 +40,22 @@ def test_colour_becomes_luma_and_transparency_black(tmp_path):
     np.testing.assert_allclose(pixels, expected, atol=0.6 / 255)
 
 
+def test_colour_is_kept_where_it_is_asked_for(tmp_path):
+    """Transparency becomes black, grey of any depth three equal channels."""
+    colour = RNG.integers(0, 256, (20, 30, 4)).astype(np.uint8)
+    colour[..., 3] = 255
+    colour[:5, :, 3] = 0
+    Image.fromarray(colour).save(tmp_path / 'image.png')
+    expected = np.where(np.arange(20)[:, None, None] < 5, 0, colour[..., :3] / 255)
+    np.testing.assert_allclose(read_image_file(tmp_path / 'image.png', 3).pixels, expected, 1e-6)
+    deep = RNG.integers(0, 65536, (20, 30)).astype(np.uint16)
+    deep[0, 0] = 65535
+    for grey, top in ((GREY, 255), (deep, 65535)):
+        Image.fromarray(grey).save(tmp_path / 'grey.png')
+        pixels = read_image_file(tmp_path / 'grey.png', 3).pixels
+        np.testing.assert_allclose(pixels, (grey / top)[..., None].repeat(3, -1), atol=1e-6)
+
+
 def test_jpeg(tmp_path):
     smooth = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8) * 2
     for mode in ('L', 'RGB'):

@@ -97,6 +97,21 @@ def test_mask_is_nearest_and_0_in_the_padding():
     assert resize_mask_nearest(np.ones((1, 10), bool), 20).dtype == bool
 
 
+def test_small_images_keep_their_pixels_in_a_least_square():
+    """Pixels, mask, boxes and spacing alike; an image larger than it is not touched by it."""
+    pixels = RNG.random((6, 9)).astype(np.float32)
+    expected = np.pad(pixels, ((7, 7), (5, 6)))
+    np.testing.assert_allclose(pad_to_square_and_resize(pixels, 20, least=20), expected, atol=1e-6)
+    mask = (pixels > 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(resize_mask_nearest(mask, 20, least=20), expected > 0.5)
+    boxes = transform_boxes([[1, 2, 3, 4]], (6, 9), 20, least=20)
+    np.testing.assert_allclose(boxes, [[6, 9, 3, 4]])
+    assert prepared_spacing((6, 9), 20, (0.2, 0.2), least=20) == (0.2, 0.2)
+    large = RNG.random((30, 45)).astype(np.float32)
+    same = pad_to_square_and_resize(large, 20)
+    np.testing.assert_array_equal(pad_to_square_and_resize(large, 20, least=20), same)
+
+
 def test_boxes_by_hand():
     boxes = transform_boxes([[100, 200, 50, 80]], (1000, 800), 100)
     np.testing.assert_allclose(boxes, [[20, 20, 5, 8]], atol=1e-5)

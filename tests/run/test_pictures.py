@@ -15,7 +15,7 @@ def test_a_stage_draws_the_same_picture_trained_and_reused(undisturbed):
     drawn = pictures_of(stage, outcome)
     assert list(drawn) == ['clean', 'distorted', 'restored']
     count = min(IMAGES, stage.validation.images)
-    assert {rows.shape for rows in drawn.values()} == {(count, 32, 32)}
+    assert {rows.shape for rows in drawn.values()} == {(count, 32, 32, 1)}
     for title, rows in pictures_of(stage, reused).items():
         np.testing.assert_array_equal(rows, drawn[title])
         assert rows.min() >= 0 and rows.max() <= 1 and np.ptp(rows) > 0

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr_jax.report.figures.pictures import STYLE, new_figure
+from cxr_jax.report.figures.pictures import STYLE, new_figure, show_image
 
 PER_NAME = 4
 RIGHT, WRONG, OUTLINE = '#1B7837', '#C0261C', '#35E0F0'
@@ -63,9 +63,9 @@ def gallery_picture(
 ) -> Figure:
     """A row of pairs (radiograph | CAM over it) for each class or finding that has images.
 
-    images [N, S, S] in [0, 1]; cams [N, S, S] of the name with the highest score; masks [N, S, S]
-    (lung > 0) or None; scores [N, K]; labels [N], or [N, K] of findings; ail [N] in [0, 1], NaN
-    where undefined.
+    images [N, S, S, C] in [0, 1]; cams [N, S, S] of the name with the highest score; masks
+    [N, S, S] (lung > 0) or None; scores [N, K]; labels [N], or [N, K] of findings; ail [N] in
+    [0, 1], NaN where undefined.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     chosen, group = choose_examples(scores, labels), _groups(scores, labels)[0]
@@ -96,7 +96,7 @@ def gallery_picture(
 
 
 def _radiograph(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='bilinear')
+    show_image(axes, image, 'bilinear')
     axes.set_axis_off()
 
 

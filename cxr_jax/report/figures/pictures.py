@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -36,6 +37,12 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
     figure = Figure((width, height), layout='constrained' if constrained else None)
     FigureCanvasAgg(figure)
     return figure
+
+
+def show_image(axes: Axes, image: np.ndarray, interpolation: str) -> None:
+    """An image [S, S, 1] or [S, S, 3] in [0, 1]; what rounding has put beyond is cut off."""
+    pixels = np.clip(image, 0, 1)
+    axes.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation=interpolation)
 
 
 def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Figure:

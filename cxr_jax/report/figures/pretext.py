@@ -6,14 +6,14 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.report.figures.pictures import STYLE, new_figure
+from cxr_jax.report.figures.pictures import STYLE, new_figure, show_image
 
 # Inches: side of an image, gap between two, room for a stage's title, for the titles of rows.
 _SIDE, _GAP, _TITLE, _LEFT = 1.2, 0.04, 0.32, 0.85
 
 
 def pretext_picture(stages: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """{stage: {title of a row: images [n, S, S] in [0, 1]}}; the same image in every column."""
+    """{stage: {title of a row: images [n, S, S, C] in [0, 1]}}; the same image in every column."""
     columns = max(len(images) for rows in stages.values() for images in rows.values())
     lines = sum(len(rows) for rows in stages.values())
     width = _LEFT + columns * (_SIDE + _GAP)
@@ -32,6 +32,6 @@ def pretext_picture(stages: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                     x = _LEFT + column * (_SIDE + _GAP)
                     place = (x / width, y / height, _SIDE / width, _SIDE / height)
                     axes = figure.add_axes(place)
-                    axes.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+                    show_image(axes, image, 'nearest')
                     axes.set_axis_off()
     return figure
