@@ -107,7 +107,9 @@ def prepare(
         # Another machine may be writing a share still; such files are small and few.
         if leftover.suffix != '.tmp':
             leftover.unlink(missing_ok=True)
-    return open_prepared(what.data_dir, what.name, size)
+    prepared = open_prepared(what.data_dir, what.name, size)
+    prepared.map_records()
+    return prepared
 
 
 def _inputs_digest(what: Preparation, listing: Listing) -> str:

@@ -27,6 +27,7 @@ from scripts.benches import (  # noqa: E402
     against,
     checkpoint,
     data,
+    ingest,
     roofline,
     scale,
     start,
@@ -60,7 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add('together', train.bench_together).add_argument('--task', choices=views.ALL, default='rot')
     add('start', start.bench_start, rounds=3)
     add('input', data.bench_input)
-    add('ingest', data.bench_ingest)
+    add('ingest', ingest.bench_ingest)
     add('checkpoint', checkpoint.bench_checkpoint)
     more = add('scale', scale.bench_scale)
     more.add_argument('--task', choices=views.ALL, default='classify')

@@ -7,7 +7,7 @@ import subprocess
 
 import jax
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pydicom')
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'pydicom')
 
 
 def versions() -> dict[str, str]:

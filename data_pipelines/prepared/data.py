@@ -15,8 +15,9 @@ from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.index import INDEX_FILE, Index, load_index
-from data_pipelines.prepared.mask_store import MaskSet, open_masks
-from data_pipelines.prepared.records import SPLIT, VERSION, SerializedRecords, decode
+from data_pipelines.prepared.mask_store import KeptMasks, MaskSet, open_masks
+from data_pipelines.prepared.record_map import RecordMap, open_map
+from data_pipelines.prepared.records import SPLIT, VERSION, decode, pixel_type
 from data_pipelines.storage import places, units
 
 CARD_FORMAT = 2
@@ -79,19 +80,53 @@ class PreparedSet:
     def read(self, rows: Sequence[int], fields: Sequence[str]) -> list[dict]:
         """Fields (records.FIELDS) of the records of these stored rows; thread-safe."""
         rows = np.asarray(rows, np.int64)
-        records = [decode(raw, fields, self.size, self.bits) for raw in self._stored.read(rows)]
-        if self.masks is not None:
-            for row, record in zip(rows.tolist(), records, strict=True):
-                if 'lung_mask' in record:
-                    record['lung_mask'] = self.masks.mask(row)
-                if 'has_lung_mask' in record:
-                    record['has_lung_mask'] = True
+        pixels = self.empty(len(rows), fields)
+        self.read_into(pixels, rows, np.arange(len(rows)))
+        rest = [name for name in fields if name not in pixels]
+        stored = self._map.others(rows) if rest else [{}] * len(rows)
+        records = [decode(each, rest, self.size) for each in stored]
+        for number, record in enumerate(records):
+            record |= {name: values[number] for name, values in pixels.items()}
+            if self.masks is not None and 'has_lung_mask' in record:
+                record['has_lung_mask'] = True
         return records
 
+    def empty(self, n: int, fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """Room for `n` images, with those of `fields` that are pixels: [n, R, R, C]."""
+        kinds = {'image': (self.channels, pixel_type(self.bits)), 'lung_mask': (1, np.uint8)}
+        return {
+            name: np.empty((n, self.size, self.size, channels), dtype)
+            for name, (channels, dtype) in kinds.items()
+            if name in fields
+        }
+
+    def read_into(self, arrays: dict[str, np.ndarray], rows: np.ndarray, at: np.ndarray) -> None:
+        """Put the pixels of these stored rows at `at` of arrays as `empty` makes them."""
+        if 'image' in arrays:
+            self._map.images(rows, arrays['image'], at)
+        if 'lung_mask' in arrays:
+            for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+                self._lungs.copy(row, arrays['lung_mask'][place])
+
+    def map_records(self) -> RecordMap:
+        """The record files, mapped; the first call for a set finds out where its pixels lie."""
+        return self._map
+
     @functools.cached_property
-    def _stored(self) -> SerializedRecords:
+    def _map(self) -> RecordMap:
         builder = tfds.builder_from_directory(str(self.directory / VERSION))
-        return SerializedRecords(builder.info.splits[SPLIT].file_instructions)
+        files = builder.info.splits[SPLIT].file_instructions
+        image_bytes = self.empty(1, ('image',))['image'].nbytes
+        return open_map(self.directory, files, self.card['fingerprint'], image_bytes)
+
+    @functools.cached_property
+    def _lungs(self) -> KeptMasks:
+        unpack = self._stored_mask if self.masks is None else self.masks.mask
+        return KeptMasks(len(self.index), self.size, unpack)
+
+    def _stored_mask(self, row: int) -> np.ndarray:
+        (stored,) = self._map.others(np.array([row]))
+        return decode(stored, ('lung_mask',), self.size)['lung_mask']
 
 
 def open_prepared(data_dir: str | Path, name: str, size: int, masks: str = '') -> PreparedSet:

@@ -3,8 +3,6 @@
 Labels are given by the caller (Target.values), not read from the records.
 """
 
-import math
-import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,16 +13,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus
-from data_pipelines.prepared.records import FIELDS, pixel_type
+from data_pipelines.prepared.data import PreparedSet
+from data_pipelines.prepared.records import FIELDS, PIXELS
 from data_pipelines.prepared.sampler import Sampler
 
 THREADS = min(4, os.cpu_count() or 1)
 BATCHES_AHEAD = 4
-# So few that their bytes are still in the processor's cache when they are copied.
-READ_AT_ONCE = 8
-# Decoded arrays of a corpus up to this size stay in memory after their first use.
-KEEP_BYTES = 2 * 2**30
-PIXELS = ('image', 'lung_mask')
 TRAIN_FIELDS = (*PIXELS, 'label', 'row')
 
 
@@ -45,11 +39,10 @@ def train_batches(
     """
     _check_fields(fields)
     order = _order(sampler, shard)
-    kept = _KeptPixels(corpus, fields)
 
     def batch(number: int) -> dict[str, np.ndarray]:
         rows = order(number)
-        return kept.stacked(rows) | _facts(rows, fields, labels)
+        return _read_pixels(corpus, fields, rows) | _facts(rows, fields, labels)
 
     return _prefetch(batch, count(start))
 
@@ -68,9 +61,7 @@ def whole(
     with rows from train_rows is a batch."""
     _check_fields(fields)
     rows = np.arange(len(corpus))
-    arrays = _empty(corpus, fields, len(corpus))
-    _read_into(arrays, rows, corpus, rows)
-    return arrays | _facts(rows.astype(np.int32), fields, labels)
+    return _read_pixels(corpus, fields, rows) | _facts(rows.astype(np.int32), fields, labels)
 
 
 def eval_batches(
@@ -95,14 +86,14 @@ def eval_batches(
         places = np.arange(number * batch_size + part.start, number * batch_size + part.stop)
         rows = (places % n).astype(np.int32)
         facts = _facts(rows, ('label', 'row'), labels)
-        return _stack(_read(corpus, rows, fields)) | facts | {'valid': places < n}
+        return _read(corpus, fields, rows) | facts | {'valid': places < n}
 
     return _prefetch(batch, range(-(-n // batch_size)))
 
 
 def read_records(corpus: Corpus, numbers: Iterable[int]) -> dict:
     """The records of the images of these numbers, fields as in eval_batches."""
-    return _stack(_read(corpus, np.asarray(list(numbers), np.int64), FIELDS))
+    return _read(corpus, FIELDS, np.asarray(list(numbers), np.int64))
 
 
 def _check_fields(fields: Sequence[str]) -> None:
@@ -122,88 +113,37 @@ def _facts(rows: np.ndarray, fields: Sequence[str], labels: np.ndarray | None) -
     return facts
 
 
-def _read(corpus: Corpus, numbers: np.ndarray, fields: Sequence[str]) -> list[dict]:
-    """The records of these images, each from its own set."""
-    if len(corpus.parts) == 1:
-        prepared, rows = corpus.parts[0]
-        return prepared.read(rows[numbers], fields)
-    records = [{}] * len(numbers)
+def _by_set(
+    corpus: Corpus, numbers: np.ndarray
+) -> Iterator[tuple[PreparedSet, np.ndarray, np.ndarray]]:
+    """(set, stored rows, their places in `numbers`) of the images `numbers`."""
     part_of = np.searchsorted(corpus.ends, numbers, side='right')
     for part in np.unique(part_of):
         prepared, rows = corpus.parts[part]
         places = np.flatnonzero(part_of == part)
-        own = rows[numbers[places] - (corpus.ends[part] - len(rows))]
-        for place, record in zip(places, prepared.read(own, fields), strict=True):
+        yield prepared, rows[numbers[places] - (corpus.ends[part] - len(rows))], places
+
+
+def _read(corpus: Corpus, fields: Sequence[str], numbers: np.ndarray) -> dict:
+    """Fields of the records of the images `numbers`, stacked along a new first axis; boxes, which
+    vary in number, as a list."""
+    arrays = _read_pixels(corpus, fields, numbers)
+    rest, records = [name for name in fields if name not in arrays], [{}] * len(numbers)
+    for prepared, rows, places in _by_set(corpus, numbers):
+        for place, record in zip(places, prepared.read(rows, rest), strict=True):
             records[place] = record
-    return records
+    for name in rest:
+        values = [record[name] for record in records]
+        arrays[name] = values if name == 'boxes' else np.stack(values)
+    return arrays
 
 
-class _KeptPixels:
-    """Images and masks as stacked arrays, kept in memory once read if all of them fit."""
-
-    def __init__(self, corpus: Corpus, fields: Sequence[str]):
-        self._corpus, self._fields = corpus, fields
-        n = len(corpus)
-        size = sum(array.nbytes for array in _empty(corpus, fields, 1).values()) * n
-        self._kept = _empty(corpus, fields, n, _pages) if size <= KEEP_BYTES else None
-        self._present = np.zeros(n, bool)
-
-    def stacked(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """The images `numbers`, each field stacked along a new first axis."""
-        if self._kept is None:
-            arrays = _empty(self._corpus, self._fields, len(numbers))
-            _read_into(arrays, np.arange(len(numbers)), self._corpus, numbers)
-            return arrays
-        missing = numbers[~self._present[numbers]]
-        if len(missing):
-            _read_into(self._kept, missing, self._corpus, missing)
-            # Last, so that another thread reads a record itself rather than half of it.
-            self._present[missing] = True
-        return {name: values[numbers] for name, values in self._kept.items()}
-
-
-def _pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """np.empty whose memory is taken up page by page, as records come in: NumPy asks for pages of
-    2 MiB, of which a few scattered records take up all, slowly where a hypervisor lends them."""
-    size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
-    private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(private, dtype, math.prod(shape)).reshape(shape)
-
-
-def _empty(
-    corpus: Corpus, fields: Sequence[str], n: int, new: Callable = np.empty
-) -> dict[str, np.ndarray]:
-    """Room for `n` images, with those of `fields` that are read from records."""
-    kinds = {'image': (corpus.channels, pixel_type(corpus.bits)), 'lung_mask': (1, np.uint8)}
-    return {
-        name: new((n, corpus.size, corpus.size, channels), dtype)
-        for name, (channels, dtype) in kinds.items()
-        if name in fields
-    }
-
-
-def _read_into(
-    arrays: dict[str, np.ndarray], places: np.ndarray, corpus: Corpus, numbers: np.ndarray
-) -> None:
-    """Put the images `numbers` at `places` of the arrays."""
-    if not arrays:
-        return
-    for i in range(0, len(numbers), READ_AT_ONCE):
-        some = slice(i, i + READ_AT_ONCE)
-        records = _read(corpus, numbers[some], tuple(arrays))
-        for place, record in zip(places[some], records, strict=True):
-            for name, value in record.items():
-                arrays[name][place] = value
-
-
-def _stack(records: list[dict]) -> dict:
-    """Fields of several records along a new first axis; boxes, which vary in number, as a list."""
-    return {
-        name: [record[name] for record in records]
-        if name == 'boxes'
-        else np.stack([record[name] for record in records])
-        for name in records[0]
-    }
+def _read_pixels(corpus: Corpus, fields: Sequence[str], numbers: np.ndarray) -> dict:
+    """The pixels of the images `numbers`, each of `fields` that are pixels as [n, R, R, C]."""
+    arrays = corpus.sets[0].empty(len(numbers), fields)
+    for prepared, rows, places in _by_set(corpus, numbers):
+        prepared.read_into(arrays, rows, places)
+    return arrays
 
 
 def _part(batch_size: int, shard: tuple[int, int]) -> slice:

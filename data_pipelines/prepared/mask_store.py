@@ -12,7 +12,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from data_pipelines.prepared.data import PreparedSet
 
 FORMAT = 2
+# Up to 262,144 masks of 256 px.
+KEEP_BYTES = 2 * 2**30
 FOLDER, CARD_FILE, MASKS_FILE, REJECTED_FILE = 'masks', 'card.json', 'masks.npz', 'rejected.csv'
 
 
@@ -47,6 +49,29 @@ class MaskSet:
         packed = self.packed[self.starts[k] : self.starts[k + 1]]
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=size * size).reshape(size, size, 1)
+
+
+class KeptMasks:
+    """Masks by stored row, kept in memory as bits once unpacked, if those of all rows fit."""
+
+    def __init__(self, n: int, size: int, unpack: Callable[[int], np.ndarray]):
+        """`unpack` gives the mask of a row, uint8 0/1 [R, R, 1]."""
+        self._unpack, self._count = unpack, size * size
+        self._bits = None
+        if n * -(-self._count // 8) <= KEEP_BYTES:
+            self._bits = np.zeros((n, -(-self._count // 8)), np.uint8)
+        self._present = np.zeros(n, bool)
+
+    def copy(self, row: int, out: np.ndarray) -> None:
+        """Fills `out`, uint8 [R, R, 1], with the mask of this row; thread-safe."""
+        if self._present[row]:
+            out.reshape(-1)[:] = np.unpackbits(self._bits[row], count=self._count)
+            return
+        out[...] = self._unpack(row)
+        if self._bits is not None:
+            self._bits[row] = np.packbits(out)
+            # Last, so that another thread unpacks a mask itself rather than read half of it.
+            self._present[row] = True
 
 
 @dataclass(frozen=True)

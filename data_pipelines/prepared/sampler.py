@@ -4,10 +4,10 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import Corpus, numbered, permutation
+from data_pipelines.prepared.order import epoch_order
 
 BALANCES = ('none', 'source', 'patient', 'class')
 
@@ -16,8 +16,8 @@ BALANCES = ('none', 'source', 'patient', 'class')
 class Sampler:
     """Batches of a corpus, by number.
 
-    balance 'none': rows i*B .. (i+1)*B of grain's source.shuffle(seed).repeat(): every image once
-    in each epoch, whose border may lie within a batch. 'source' (the set where it is unknown),
+    balance 'none': every image once in each epoch, in the order of order.epoch_order(seed + epoch),
+    whose border may lie within a batch. 'source' (the set where it is unknown),
     'patient' and 'class' (`strata`, int [N]): rounds, in each of which every group gives one image,
     in random order; a group gives each of its images before it gives one again.
     """
@@ -46,11 +46,13 @@ class Sampler:
         return np.array(draw(range(first, first + self.batch_size)[part]), np.int32)
 
     def _uniform(self, places: range) -> list[int]:
-        n, seed = len(self.corpus), self.seed
-        return [
-            index_shuffle(k % n, max_index=n - 1, seed=(seed + k // n) % 2**32, rounds=4)
-            for k in places
-        ]
+        n, rows = len(self.corpus), []
+        while len(places):
+            epoch, first = divmod(places.start, n)
+            order = self._order('images', n, epoch)[first : first + len(places)]
+            rows += order.tolist()
+            places = places[len(order) :]
+        return rows
 
     def _balanced(self, places: range) -> list[int]:
         members, starts = self._groups
@@ -64,13 +66,15 @@ class Sampler:
         return rows
 
     def _order(self, of: int | str, n: int, epoch: int) -> np.ndarray:
-        """The order of a group's `n` members, or of the groups; the last one of each is kept.
-
-        Not by index_shuffle, which takes milliseconds where n is small.
-        """
+        """The order of a group's `n` members, of the groups or of all images; the last one of each
+        is kept."""
         kept = self._orders.get(of)
         if kept is None or kept[0] != epoch:
-            kept = self._orders[of] = epoch, permutation(n, f'{self.seed}/{of}/{epoch}')
+            if of == 'images':
+                order = epoch_order(n, (self.seed + epoch) % 2**32)
+            else:
+                order = permutation(n, f'{self.seed}/{of}/{epoch}')
+            kept = self._orders[of] = epoch, order
         return kept[1]
 
     @functools.cached_property

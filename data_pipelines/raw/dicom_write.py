@@ -12,6 +12,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -19,6 +20,7 @@ SYNTAXES = {
     'uncompressed': ExplicitVRLittleEndian,
     'rle': RLELossless,
     'jpeg_lossless': JPEGLosslessSV1,
+    'jpeg_ls': JPEGLSLossless,
     'jpeg_2000': JPEG2000Lossless,
 }
 
@@ -60,7 +62,7 @@ def window_tags(storage: Storage) -> tuple[float, float]:
 
 
 def _compress(pixels: np.ndarray, storage: Storage) -> bytes:
-    import gdcm  # the only encoder at hand for JPEG lossless; needless for uncompressed files
+    import gdcm  # encodes JPEG lossless and JPEG-LS; needless for uncompressed files
 
     writer = gdcm.ImageWriter()  # owns the image: it must stay in scope
     image = writer.GetImage()

@@ -1,145 +1,143 @@
-"""The benches `input` and `ingest`: from records to batches, from DICOM files to images."""
+"""The bench `input`: from records to batches."""
 
+import functools
+import gc
 import os
-import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-import openjpeg
-import pydicom
 import tensorflow_datasets as tfds
-from PIL import Image
-from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from data_pipelines.datasets.base import Item
-from data_pipelines.prepare import prepare
 from data_pipelines.prepared import loader
-from data_pipelines.prepared.records import SPLIT
+from data_pipelines.prepared.data import PreparedSet, open_prepared
+from data_pipelines.prepared.records import SPLIT, VERSION
 from data_pipelines.prepared.sampler import Sampler
 from data_pipelines.prepared.target import target_of
-from data_pipelines.preparing.ingest import make_task, prepare_file, prepare_image
-from data_pipelines.raw.dicom_write import Storage, write_dicom
-from scripts.benches.measure import report, take_turns
+from scripts.benches.measure import report, say, spread, take_turns, timed
+from scripts.benches.prepared_set import NAME, write_set
 
 SIZE = 256
 RECORDS, BATCH = 6144, 64
-DICOM_SHAPE, DICOM_FILES = (2500, 2048), 2
-SYNTAXES = ('uncompressed', 'jpeg_2000')
 
 
 def bench_input(rounds: int) -> None:
-    """Batches of images and labels from a prepared set, first from its files, then kept."""
-    rng = np.random.default_rng(0)
+    """Batches of images and labels from a prepared set whose files are in memory, or on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        for k in range(RECORDS):
-            path = Path(folder, 'raw', str(k % 4), f'{k}.png')
-            path.parent.mkdir(parents=True, exist_ok=True)
-            noise = rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
-            Image.fromarray(noise).save(path, compress_level=0)
-        prepared = prepare('image_folder', f'{folder}/raw', f'{folder}/data', size=SIZE)
-        builder = tfds.builder_from_directory(str(prepared.directory / '1.0.0'))
-        corpus = prepared.corpus('train')
-        values = target_of(prepared).values(corpus)
-        sampler = Sampler(corpus, BATCH, seed=0)
-        batches = len(corpus) // BATCH
-
-        def naive() -> int:
-            source = builder.as_data_source(SPLIT)
-            order = np.random.default_rng(0).permutation(len(corpus)).tolist()
-            for i in range(batches):
-                records = [source[k] for k in order[i * BATCH : (i + 1) * BATCH]]
-                np.stack([record['image'] for record in records])
-                np.stack([record['labels'] for record in records])
-            return batches * BATCH
-
-        def consume(stream, n: int) -> int:
-            return sum(len(batch['image']) for batch in islice(stream, n))
-
-        def endless():
-            return loader.train_batches(corpus, sampler, fields=('image', 'label'), labels=values)
-
-        def one_epoch(keep_bytes: int = loader.KEEP_BYTES) -> int:
-            with mock.patch.object(loader, 'KEEP_BYTES', keep_bytes):
-                return consume(endless(), batches)
-
-        kept = endless()
-        consume(kept, 2 * batches)  # every record has been read once
-        runs = {
-            'tfds record by record': naive,
-            'loader, first epoch': one_epoch,
-            'loader, set too large to keep': lambda: one_epoch(keep_bytes=0),
-            'loader, later epochs': lambda: consume(kept, 4 * batches),
-            'loader, evaluation': lambda: consume(
-                loader.eval_batches(corpus, BATCH, masks=False, labels=values), batches
-            ),
-        }
-        report('input', take_turns(runs, rounds), 'tfds record by record', size=SIZE, batch=BATCH)
+        write_set(Path(folder), RECORDS, SIZE)
+        open_prepared(folder, NAME, SIZE).map_records()
+        from_memory(folder, rounds)
+        # Nothing is mapped any more: what is mapped stays in memory.
+        from_disk(folder, rounds)
 
 
-def write_files(folder: Path, syntax: str, window: tuple[float, float] | None) -> list[Path]:
-    """12 bits in 16, waves and noise; odd ones are MONOCHROME1."""
-    paths = [folder / f'{syntax}{window is None}{seed}.dcm' for seed in range(DICOM_FILES)]
-    y, x = np.indices(DICOM_SHAPE) / 300
-    for seed, path in enumerate(paths):
-        noise = np.random.default_rng(seed).normal(0, 0.007, DICOM_SHAPE)
-        grey = 0.5 + 0.46 * np.sin(x + seed) * np.cos(y) + noise
-        storage = Storage(monochrome1=bool(seed % 2), syntax=syntax, window=window)
-        write_dicom(path, grey.clip(0, 1), storage, {'SOPInstanceUID': f'1.2.3.{seed}'})
-    return paths
+def from_memory(folder: str, rounds: int) -> None:
+    """`cpu_us`: processor time of both cores for an image, whatever else runs on the machine."""
+    prepared, costs = open_prepared(folder, NAME, SIZE), {}
+    mapped = training(prepared)
+    consume(mapped, RECORDS)
+    runs = {
+        'tfds record by record': lambda: record_by_record(prepared),
+        'files read in order': lambda: read_files(prepared),
+        'loader, first epoch': lambda: consume(training(again(prepared)), RECORDS),
+        'loader, later epochs': lambda: consume(mapped, 4 * RECORDS),
+        'loader, evaluation': lambda: consume(evaluation(prepared), RECORDS),
+    }
+
+    def measured(name: str) -> Callable[[], int]:
+        def run() -> int:
+            start = time.process_time()
+            images = runs[name]()
+            costs.setdefault(name, []).append((time.process_time() - start) / images * 1e6)
+            return images
+
+        return run
+
+    rates = take_turns({name: measured(name) for name in runs}, rounds)
+    report('input', rates, 'files read in order', size=SIZE, batch=BATCH)
+    for name, own in costs.items():
+        say(bench='input', what=f'{name}, cost', **spread('cpu_us', own, 1))
 
 
-def decoder_alone(path: Path) -> Callable[[], np.ndarray]:
-    """What nobody can spare: OpenJPEG on the stream in memory, or reading the uncompressed words
-    from the file."""
-    ds = pydicom.dcmread(path)
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        stream = next(generate_frames(ds.PixelData, number_of_frames=1))
-        return lambda: openjpeg.decode(stream)
-    start = path.stat().st_size - len(ds.PixelData)
-    return lambda: np.fromfile(path, '<u2', offset=start)
+def from_disk(folder: str, rounds: int) -> None:
+    """The first epoch of a set of which nothing is in memory, against its files read in order."""
+    rates = {'disk, files read in order': [], 'disk, loader, first epoch': []}
+    share = []
+    for number in range(2 * rounds):
+        prepared = open_prepared(folder, NAME, SIZE)
+        size, before = drop(prepared), disk_bytes()
+        if number % 4 in (0, 3):  # neither always follows the other
+            name, run = 'disk, files read in order', functools.partial(read_files, prepared)
+        else:
+            run = functools.partial(consume, training(prepared), RECORDS)
+            name = 'disk, loader, first epoch'
+        rates[name].append(timed(run))
+        share.append((disk_bytes() - before) / size)
+    report('input', rates, 'disk, files read in order', size=SIZE, batch=BATCH)
+    say(bench='input', what='disk, bytes read for one of the files', **spread('share', share))
 
 
-def obvious_ingest(path: Path) -> np.ndarray:
-    """What a script from a tutorial does."""
-    ds = pydicom.dcmread(path)
-    pixels = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds)
-    if ds.PhotometricInterpretation == 'MONOCHROME1':
-        pixels = pixels.max() - pixels
-    pixels = pixels.astype(np.float32)
-    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
-    side = max(pixels.shape)
-    margins = [((side - n) // 2, side - n - (side - n) // 2) for n in pixels.shape]
-    square = Image.fromarray(np.pad(pixels, margins))
-    resized = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BOX))
-    return np.rint(resized * 255).astype(np.uint8)
+def again(prepared: PreparedSet) -> PreparedSet:
+    """As at the start of a process: nothing is mapped."""
+    return open_prepared(prepared.data_dir, prepared.name, prepared.size)
 
 
-def bench_ingest(rounds: int) -> None:
-    """DICOM file to prepared image on one core: from the file to the entry in the cache, as every
-    process of a preparation does it."""
-    # Some decoders start threads, which would take the cores of other such processes.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    with tempfile.TemporaryDirectory() as folder:
-        for syntax, window in (('uncompressed', (0.1, 0.9)), *((s, None) for s in SYNTAXES)):
-            paths = write_files(Path(folder), syntax, window)
-            tasks = [make_task(Item(p, p.name), SIZE, 8, Path(folder)) for p in paths]
-            decoders = [decoder_alone(path) for path in paths]
-            pairs = [(prepare_image(p, SIZE, 8)[0], obvious_ingest(p)) for p in paths]
-            apart = np.mean([np.abs(a.astype(int) - b) for a, b in pairs])
-            runs = {
-                'obvious script': lambda paths=paths: len([obvious_ingest(p) for p in paths]),
-                'decoder alone': lambda all_=decoders: len([decode() for decode in all_]),
-                'prepare_file': lambda tasks=tasks: len([prepare_file(task) for task in tasks]),
-            }
-            rates = take_turns(runs, rounds)
-            times = zip(rates['decoder alone'], rates['prepare_file'], strict=True)
-            report(
-                'ingest', rates, 'obvious script', shape=DICOM_SHAPE, syntax=syntax,
-                window=window is not None, mean_levels_apart=round(float(apart), 3),
-                total_over_decoder=round(statistics.median(a / b for a, b in times), 3),
-            )  # fmt: skip
+def training(prepared: PreparedSet) -> Iterator[dict]:
+    corpus = prepared.corpus('train')
+    values = target_of(prepared).values(corpus)
+    sampler = Sampler(corpus, BATCH, seed=0)
+    return loader.train_batches(corpus, sampler, fields=('image', 'label'), labels=values)
+
+
+def evaluation(prepared: PreparedSet) -> Iterator[dict]:
+    return loader.eval_batches(prepared.corpus('train'), BATCH, masks=False)
+
+
+def consume(batches: Iterator[dict], images: int) -> int:
+    return sum(len(batch['image']) for batch in islice(batches, images // BATCH))
+
+
+def record_by_record(prepared: PreparedSet) -> int:
+    """What TFDS itself offers."""
+    source = tfds.builder_from_directory(str(prepared.directory / VERSION)).as_data_source(SPLIT)
+    order = np.random.default_rng(0).permutation(RECORDS).tolist()
+    for i in range(0, RECORDS, BATCH):
+        records = [source[k] for k in order[i : i + BATCH]]
+        np.stack([record['image'] for record in records])
+        np.stack([record['labels'] for record in records])
+    return RECORDS
+
+
+def record_files(prepared: PreparedSet) -> list[Path]:
+    return sorted((prepared.directory / VERSION).glob('*.array_record*'))
+
+
+def read_files(prepared: PreparedSet) -> int:
+    """The record files from beginning to end, in one thread: the most that can be expected."""
+    room = bytearray(2**20)
+    for path in record_files(prepared):
+        with path.open('rb', buffering=0) as file:
+            while file.readinto(room):
+                pass
+    return len(prepared.index)
+
+
+def drop(prepared: PreparedSet) -> int:
+    """Takes the record files, which nobody may have mapped, out of memory; their size."""
+    size = 0
+    gc.collect()
+    for path in record_files(prepared):
+        with path.open('rb') as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            size += os.fstat(file.fileno()).st_size
+    return size
+
+
+def disk_bytes() -> int:
+    """What this process has had read from disks so far."""
+    lines = Path('/proc/self/io').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('read_bytes'))

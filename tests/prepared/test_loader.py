@@ -12,12 +12,12 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.errors import UserError
 from data_pipelines.prepare import prepare
-from data_pipelines.prepared import data as prepared_module
-from data_pipelines.prepared import loader
+from data_pipelines.prepared import loader, mask_store
 from data_pipelines.prepared.corpus import union
 from data_pipelines.prepared.data import open_prepared
 from data_pipelines.prepared.index import INDEX_FILE
 from data_pipelines.prepared.loader import eval_batches, train_batches
+from data_pipelines.prepared.record_map import RecordMap
 from data_pipelines.prepared.records import SPLIT, VERSION
 from data_pipelines.prepared.sampler import Sampler
 from data_pipelines.prepared.target import target_of
@@ -103,11 +103,12 @@ def test_batches_hold_what_is_asked_for(train):
 
 
 @pytest.mark.parametrize('kept', [2**30, 0])
-def test_resumed_equals_uninterrupted(train, monkeypatch, kept):
-    whole = list(islice(batches_of(train, 5, 3), 14))
-    monkeypatch.setattr(loader, 'KEEP_BYTES', kept)
+def test_resumed_equals_uninterrupted(train, data_dir, monkeypatch, kept):
+    whole = list(islice(batches_of(train, 5, 3, EVERYTHING), 14))
+    monkeypatch.setattr(mask_store, 'KEEP_BYTES', kept)
     for start in (1, 9):
-        resumed = islice(batches_of(train, 5, 3, start=start), 14 - start)
+        again = open_prepared(data_dir, 'siim_covid19', SIZE).corpus('train')
+        resumed = islice(batches_of(again, 5, 3, EVERYTHING, start=start), 14 - start)
         for first, second in zip(whole[start:], resumed, strict=True):
             assert_same(first, second)
 
@@ -125,8 +126,7 @@ def test_shards_concatenated_are_the_unsharded_batch(train):
 
 
 @pytest.mark.parametrize('shard', [(0, 1), (1, 2)])
-def test_rows_of_the_whole_corpus_are_the_batches(train, stored, monkeypatch, shard):
-    monkeypatch.setattr(loader, 'READ_AT_ONCE', 7)
+def test_rows_of_the_whole_corpus_are_the_batches(train, stored, shard):
     labels = np.arange(len(train)) ** 2
     whole = loader.whole(train, EVERYTHING, labels)
     assert all(len(values) == len(stored) for values in whole.values())
@@ -141,9 +141,7 @@ def test_rows_of_the_whole_corpus_are_the_batches(train, stored, monkeypatch, sh
         assert_same({name: values[numbers] for name, values in whole.items()}, batch)
 
 
-@pytest.mark.parametrize('kept', [2**30, 0])
-def test_images_of_several_sets_come_from_their_own_records(two_sets, monkeypatch, kept):
-    monkeypatch.setattr(loader, 'KEEP_BYTES', kept)
+def test_images_of_several_sets_come_from_their_own_records(two_sets):
     (first, rows), (second, others) = two_sets.parts
     alone = [loader.read_records(p.corpus(), range(len(p.index))) for p in (first, second)]
     expected = {
@@ -224,14 +222,14 @@ def test_eval_leaves_masks_out_on_request(prepared):
 def test_errors_in_threads_surface(train, monkeypatch):
     calls = []
 
-    def break_later(raw, fields, size, bits):
-        calls.append(raw)
-        if len(calls) > 10:
+    def break_later(records, numbers, out, at):
+        calls.append(numbers)
+        if len(calls) > 3:
             raise OSError('disk gone')
-        return original(raw, fields, size, bits)
+        return original(records, numbers, out, at)
 
-    original = prepared_module.decode
-    monkeypatch.setattr(prepared_module, 'decode', break_later)
+    original = RecordMap.images
+    monkeypatch.setattr(RecordMap, 'images', break_later)
     with pytest.raises(OSError, match='disk gone'):
         list(islice(batches_of(train, 4, 0), 50))
 

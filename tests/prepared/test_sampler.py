@@ -5,9 +5,11 @@ from collections import Counter
 import grain
 import numpy as np
 import pytest
+from grain.experimental import index_shuffle
 
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.corpus import union
+from data_pipelines.prepared.order import epoch_order
 from data_pipelines.prepared.sampler import Sampler
 from tests.prepared.made_up import made_up_set
 
@@ -18,6 +20,8 @@ GOLDEN = {
     31: [111, 118, 16, 50, 101, 29, 201, 217],
     40: [88, 165, 236, 86, 0, 156, 134, 62],
 }
+GOLDEN_100_000 = [11331, 69609, 49331, 39851]
+GOLDEN_300_000 = [162818, 222495, 89650, 16742]
 
 
 def test_the_order_is_that_of_every_earlier_run():
@@ -27,13 +31,31 @@ def test_the_order_is_that_of_every_earlier_run():
         assert found.dtype == np.int32 and found.tolist() == rows
 
 
-@pytest.mark.parametrize(('n', 'batch', 'seed'), [(1, 3, 0), (10, 4, 7), (33, 8, 2**32 - 1)])
+@pytest.mark.parametrize(
+    ('n', 'batch', 'seed'), [(1, 3, 0), (2, 7, 1), (10, 4, 7), (33, 8, 2**32 - 1), (70000, 6, 3)]
+)
 def test_the_order_is_grains_shuffled_epochs(n, batch, seed):
     source = grain.MapDataset.source(list(range(n))).shuffle(seed).repeat()
     sampler = Sampler(made_up_set(n=n).corpus(), batch, seed)
     for number in (0, 1, 5, 40):
         expected = [source[k] for k in range(number * batch, (number + 1) * batch)]
         assert sampler.rows(number).tolist() == expected
+
+
+@pytest.mark.parametrize('n', [2, 255, 2**16, 2**16 + 1, 2**18 + 1])
+def test_an_order_has_every_number_once(n):
+    """Of lengths one above a power of four, too, of which grain takes two numbers for one."""
+    order = epoch_order(n, 9)
+    assert order.dtype == np.int32 and (np.sort(order) == np.arange(n)).all()
+    if n > 255:
+        same = [index_shuffle(k, max_index=n - 1, seed=9, rounds=4) for k in (0, n - 1)]
+        assert (same[0] == same[1]) == (n != 2**16)
+
+
+def test_golden_orders_of_larger_numbers_of_bits():
+    """As the first edition drew them, with 18 and 20 bits."""
+    assert epoch_order(100_000, 5)[[0, 1, 2, 99_999]].tolist() == GOLDEN_100_000
+    assert epoch_order(300_000, 6)[[0, 1, 2, 299_999]].tolist() == GOLDEN_300_000
 
 
 SIZES = (1, 7, 3, 12, 2)

@@ -1,11 +1,13 @@
 """DICOM files of all kinds are read alike, or refused with a reason and no other exception."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom import uid
+from pydicom.pixels import get_decoder
 
 from data_pipelines.raw import dicom_pixels
 from data_pipelines.raw.dicom import UnreadableRadiograph, read_radiograph
@@ -21,6 +23,27 @@ ENCODERS = {uid.RLELossless: 'pydicom', uid.JPEG2000Lossless: 'pylibjpeg'}
 def save(path, ds):
     ds.save_as(path, enforce_file_format=True)
     return path
+
+
+@pytest.mark.parametrize('bits', [8, 12, 16])
+@pytest.mark.parametrize('first', ['', 'pydicom', 'pylibjpeg'])
+def test_whichever_decoder_is_installed_the_words_are_the_same(tmp_path, monkeypatch, bits, first):
+    """'' is none of those in the table: then pydicom chooses."""
+    assert set(dicom_pixels._PLUGINS[uid.RLELossless]) == {'pydicom', 'pylibjpeg'}
+    monkeypatch.setitem(dicom_pixels._PLUGINS, uid.RLELossless, (first,))
+    stored = np.repeat(RNG.integers(0, 1 << bits, (33, 9)), 5, axis=1)  # runs
+    stored[0, 0] = (1 << bits) - 1
+    ds = dataset(stored, bits)
+    ds.compress(uid.RLELossless, encoding_plugin='pydicom')
+    found = read_radiograph(save(tmp_path / 'image.dcm', ds)).pixels
+    np.testing.assert_allclose(found, stored / ((1 << bits) - 1), atol=1e-6)
+
+
+def test_the_table_names_decoders_that_pydicom_knows_the_reference_among_them():
+    for syntax, plugins in dicom_pixels._PLUGINS.items():
+        decoder = get_decoder(syntax)
+        known = {*decoder.available_plugins, *(m.split()[0] for m in decoder.missing_dependencies)}
+        assert set(plugins) <= known and set(plugins) & set(decoder.available_plugins)
 
 
 @pytest.mark.parametrize('bits', [8, 12])
@@ -160,6 +183,19 @@ def test_unknown_syntax_and_missing_decoder(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings('ignore')
+def test_a_decoder_that_panics_refuses_the_file_and_an_interrupt_passes(tmp_path, monkeypatch):
+    class Panic(BaseException):
+        """As a decoder written in Rust raises."""
+
+    ds = dataset(RNG.integers(0, 4096, (16, 20)))
+    ds.compress(uid.RLELossless, encoding_plugin='pydicom')
+    path = save(tmp_path / 'image.dcm', ds)
+    for raised, expected in ((Panic, UnreadableRadiograph), (KeyboardInterrupt,) * 2):
+        monkeypatch.setattr(dicom_pixels, 'pixel_array', Mock(side_effect=raised))
+        with pytest.raises(expected):
+            read_radiograph(path)
+
+
 @pytest.mark.parametrize('syntax', [uid.ExplicitVRLittleEndian, uid.RLELossless])
 def test_damaged_files_never_raise_anything_else(tmp_path, syntax):
     ds = dataset(RNG.integers(0, 4096, (16, 20)), WindowCenter=2000, WindowWidth=1000)
