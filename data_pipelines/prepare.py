@@ -21,8 +21,7 @@ from pathlib import Path
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
-from data_pipelines.prepared.data import CARD_FORMAT, SPLITS, PreparedSet, open_prepared
-from data_pipelines.prepared.index import YES
+from data_pipelines.prepared.data import CARD_FORMAT, PreparedSet, open_prepared
 from data_pipelines.preparing import beam, ingest
 from data_pipelines.preparing.entry import Entry
 from data_pipelines.preparing.identity import digest, pseudonym, read_or_create_salt
@@ -38,12 +37,11 @@ from data_pipelines.preparing.items import (
     prepare_share,
 )
 from data_pipelines.preparing.publish import copy_up, publish
-from data_pipelines.preparing.splits import assign_splits, read_splits
+from data_pipelines.preparing.split_entries import give_splits
 from data_pipelines.storage.places import name_of
 
 QUARANTINED = 3
 PATHS = ('path', 'lung_mask')  # of an item: the source may be mounted elsewhere
-TRAIN_AND_VALIDATION = (7 / 8, 1 / 8)  # 70 and 10 of 80
 
 
 def prepare(
@@ -98,7 +96,7 @@ def prepare(
         'format': CARD_FORMAT, 'name': what.name, 'dataset': dataset, 'size': size,
         'bits': what.bits, 'channels': listing.channels,
         'names': list(listing.names), 'exclusive': listing.exclusive,
-        'split_seed': what.seed, 'split_origin': _split(what, entries, quarantine),
+        'split_seed': what.seed, 'split_origin': give_splits(what, entries, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
         'licence': DATASETS[dataset].LICENCE, 'options': list(what.options),
     }  # fmt: skip
@@ -146,79 +144,6 @@ def _up_to_date(what: Preparation, origin: dict) -> PreparedSet | None:
             'another --name, or delete that folder if it is no longer needed.'
         )
     return None
-
-
-def _split(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[str, str]]) -> str:
-    """Give every entry its split; returns where the splits come from. Raises UserError."""
-    reasons = '; '.join(f'{path}: {reason}' for path, reason in quarantine[:3])
-    seen = f' {len(quarantine)} files were set aside ({reasons}).' if quarantine else ''
-    if not entries:
-        raise UserError(f'No image of {what.source} can be used.{seen}')
-    if what.splits == NONE:
-        for entry in entries:
-            entry.split = 'train'
-        return 'none: every image is for training'
-    table = what.source / 'splits.csv'
-    if what.splits == GIVEN and table.is_file():
-        given = {digest('patient', raw): split for raw, split in read_splits(table).items()}
-        unknown = sum(entry.patient not in given for entry in entries)
-        if unknown:
-            raise UserError(
-                f'{table} does not name the patients of {unknown} of {len(entries)} images. '
-                'Complete it, or delete it to have the splits drawn.'
-            )
-        origin = "given by the source's splits.csv"
-    elif what.splits == GIVEN and any(entry.item.split for entry in entries):
-        given, origin = _official(entries, what.seed)
-    else:
-        given = assign_splits(*_strata(entries), what.seed)
-        unit = 'patient' if all(entry.patient for entry in entries) else 'patient where known'
-        origin = f'drawn by {unit}, 70/10/20, stratified by label, seed {what.seed}'
-    for entry in entries:
-        entry.split = given[entry.group]
-    absent = [name for name in SPLITS if all(entry.split != name for entry in entries)]
-    if absent:
-        drawn = origin.startswith('drawn')
-        advice = 'at least three patients of one label are needed' if drawn else (
-            f'they are {origin}. With --splits drawn all are drawn by patient'
-        )
-        raise UserError(
-            f'The images of {what.source} leave the splits {absent} empty; {advice}. With '
-            '--splits none every image is for training.'
-        )
-    return origin
-
-
-def _official(entries: Sequence[Entry], seed: int) -> tuple[dict[str, str], str]:
-    """({group: split}, where it comes from) of a data set that has splits of its own.
-
-    Groups without one are drawn for training and validation, and so are those for training where
-    no image is for validation. UserError for a patient in two of them.
-    """
-    given = {}
-    for entry in entries:
-        split = given.setdefault(entry.group, entry.item.split)
-        if split != entry.item.split:
-            raise UserError(
-                f"The data set's own splits put {entry.item.relative} and another image of the "
-                f'same patient into {entry.item.split or "none"} and {split or "none"}. With '
-                '--splits drawn the splits are drawn by patient.'
-            )
-    whole = 'validation' not in given.values()
-    free = [e for e in entries if given[e.group] == '' or (whole and given[e.group] == 'train')]
-    drawn = assign_splits(*_strata(free), seed, TRAIN_AND_VALIDATION) if free else {}
-    kept = f', validation drawn by patient (seed {seed})' if drawn else ''
-    return given | drawn, f"the data set's own{kept}"
-
-
-def _strata(entries: Sequence[Entry]) -> tuple[list[str], list[int]]:
-    """(group, number of the label) of every entry and label that it shows, -1 for none."""
-    pairs = []
-    for entry in entries:
-        shown = [k for k, said in enumerate(entry.labels) if said == YES] or [-1]
-        pairs += [(entry.group, k) for k in shown]
-    groups, labels = zip(*pairs, strict=True)
-    return list(groups), list(labels)
 
 
 def _summary(prepared: PreparedSet) -> str:

@@ -23,7 +23,7 @@ def write_set(folder: Path, records: int, size: int) -> int:
     index = _index(records + 2 * HELD_OUT, records, [pixel_sums(image) for image in noise])
     card = {
         'format': CARD_FORMAT, 'name': NAME, 'dataset': NAME, 'size': size, 'bits': 8,
-        'names': NAMES, 'exclusive': True, 'fingerprint': 'noise',
+        'channels': 1, 'names': NAMES, 'exclusive': True, 'fingerprint': 'noise',
     }  # fmt: skip
     blank = {
         'lung_mask': np.zeros((size, size, 1), np.uint8), 'has_lung_mask': False, 'sex': '',
