@@ -88,8 +88,9 @@ class BarlowTwins(Task):
         'task.augment.rotation': 10.0,
         'task.augment.blur': 0.5,
         'task.augment.blur_sigma': (0.1, 1.0),
-        'optimizer.name': 'adamw',
-        'optimizer.lr': 1e-3,
+        'task.second_solarize': 0.0,
+        'optimizer.name': 'sgd',
+        'optimizer.lr': 0.1,
         'optimizer.rate_1d': 1.0,
         'optimizer.warmup_epochs': 1.0,
     }

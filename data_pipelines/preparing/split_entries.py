@@ -13,7 +13,9 @@ from data_pipelines.preparing.splits import assign_splits, read_splits
 TRAIN_AND_VALIDATION = (7 / 8, 1 / 8)  # 70 and 10 of 80
 
 
-def give_splits(what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[str, str]]) -> str:
+def give_splits(
+    what: Preparation, entries: Sequence[Entry], quarantine: list[tuple[str, str]]
+) -> str:
     """Give every entry its split; returns where the splits come from. Raises UserError."""
     reasons = '; '.join(f'{path}: {reason}' for path, reason in quarantine[:3])
     seen = f' {len(quarantine)} files were set aside ({reasons}).' if quarantine else ''
