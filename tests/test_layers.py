@@ -14,7 +14,10 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('
 LAYERS = (
     'store', 'runtime', 'views', 'models', 'tasks', 'evaluation', 'train', 'report', 'run', 'study',
 )  # fmt: skip
-DATA_LAYERS = ('errors', 'raw', 'datasets', 'prepared', 'preparing', 'synthetic', 'prepare')
+DATA_LAYERS = (
+    'errors', 'raw', 'datasets', 'prepared', 'auditing', 'preparing', 'synthetic', 'prepare',
+    'audit',
+)  # fmt: skip
 PROGRAMS = ('main', 'segment', 'checkpoint')  # on top; nothing imports them
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')
 # One reads its files, two measure against it.

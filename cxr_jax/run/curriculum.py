@@ -6,6 +6,7 @@ import pathlib
 from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
 from cxr_jax.run import retention
+from cxr_jax.run.audited import audit_of
 from cxr_jax.run.initial import initial_parts
 from cxr_jax.run.monitors import monitors_of
 from cxr_jax.run.pictures import pretext_pictures
@@ -52,7 +53,8 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
     settings, mesh = plan.settings.run, parallel.data_mesh()
     watch = functools.partial(monitors_of, settings.monitor, mesh)
     place = Place(store_of(plan, workdir), mesh, settings.keep, watch)
-    announce(plan, mesh)
+    audited = hosts.on_first(audit_of, plan)
+    announce(plan, mesh, audited)
 
     # 1. The stages of every branch (one, or one a fold), then its readout on its test images.
     outcomes, predictions = [], []
@@ -76,6 +78,7 @@ def _run(plan: Plan, workdir: pathlib.Path, banner: str, command: str) -> dict:
         table = whole_table(predictions) if predictions else None
         results = assemble(plan, outcomes, table, workdir.name, banner, command)
         results['retention'] = kept
+        results['data']['audit'] = audited
         if table:
             write_atomically(workdir / PREDICTIONS_FILE, lambda path: save_table(path, table))
         report.write_report(
