@@ -17,6 +17,8 @@ def cautions(results: dict) -> list[str]:
     found = [literal(results['banner'])] if results['banner'] else []
     if not results['data']['has_patient_ids']:
         found.append(NO_PATIENT_IDS)
+    # Older results have none.
+    found += [f'Audit of the data: {literal(each)}' for each in results['data'].get('audit', ())]
     return found + own_cautions(results)
 
 

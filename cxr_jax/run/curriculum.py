@@ -6,6 +6,7 @@ import pathlib
 from cxr_jax import report
 from cxr_jax.evaluation.predict import predict
 from cxr_jax.run import retention
+from cxr_jax.run.audited import audit_of
 from cxr_jax.run.initial import initial_parts
 from cxr_jax.run.monitors import monitors_of
 from cxr_jax.run.pictures import pretext_pictures
@@ -54,7 +55,8 @@ def _run(plan: Plan, workdir: pathlib.Path, store: pathlib.Path, words: tuple[st
     settings, mesh = plan.settings.run, parallel.data_mesh()
     watch = functools.partial(monitors_of, settings.monitor, mesh)
     place = Place(store, mesh, settings.keep, watch)
-    announce(plan, mesh)
+    audited = hosts.on_first(audit_of, plan)
+    announce(plan, mesh, audited)
 
     # 1. The stages of every branch (one, or one a fold), then its readout on its test images.
     outcomes, predictions = [], []
@@ -78,6 +80,7 @@ def _run(plan: Plan, workdir: pathlib.Path, store: pathlib.Path, words: tuple[st
         table = whole_table(predictions) if predictions else None
         results = assemble(plan, outcomes, table, workdir.name, *words)
         results['retention'] = kept
+        results['data']['audit'] = audited
         if table:
             write_atomically(workdir / PREDICTIONS_FILE, lambda path: save_table(path, table))
         report.write_report(

@@ -32,8 +32,9 @@ def origin(plan: Plan, name: str) -> dict:
     }
 
 
-def announce(plan: Plan, mesh) -> None:
-    """What is about to run, with every value that was chosen for the user."""
+def announce(plan: Plan, mesh, audited: list[str]) -> None:
+    """What is about to run, with every value that was chosen for the user, and what is known to
+    be wrong with its images."""
     names = ' -> '.join(plan.settings.stages)
     processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
     folds = f', {len(plan.branches)} folds' if len(plan.branches) > 1 else ''
@@ -45,6 +46,8 @@ def announce(plan: Plan, mesh) -> None:
     for name, notes in plan.notes.items():
         for note in notes:
             print(f'  {name}: {note}')
+    for sentence in audited:
+        print(f'  audit: {sentence}')
 
 
 def _images(stage: Stage) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.auditing.findings import sentences
 from data_pipelines.prepared.data import SPLITS
 from data_pipelines.prepared.index import NO, UNCERTAIN, YES
 from data_pipelines.prepared.statistics import statistics
@@ -214,6 +215,13 @@ def markdown(card: dict) -> str:
         ['region', 'mean', 'std'],
         [[k, f'{v["mean"]:.6f}', f'{v["std"]:.6f}'] for k, v in card['statistics'].items()],
     )
+    if 'audit' in card:
+        told = sentences(card['audit'], sum(card['counts'].values()))
+        copies = '' if 'pairs' in card['audit'] else (
+            ' Near copies are looked for by `python -m data_pipelines.audit`.'
+        )
+        lines += ['## Audit', '', *(f'- {line}' for line in told or ['Nothing was found.'])]
+        lines += ['', f'These are heuristics: look before you leave an image out.{copies}', '']
     lines += ['## Raw files', '']
     raw = card['raw_files']
     lines += _table(

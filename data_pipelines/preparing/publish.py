@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from data_pipelines.auditing.findings import count_reasons
+from data_pipelines.auditing.stored import make_looks, save_looks
 from data_pipelines.prepared import mask_store
 from data_pipelines.prepared.data import CARD_FILE
 from data_pipelines.prepared.index import INDEX_FILE
@@ -72,6 +74,9 @@ def publish(
     shown = ['|'.join(card_module.shown_by(entry, names)) for entry in entries]
     table = zip(index.image_id, index.patient, shown, index.split, strict=True)
     _write_csv(built / 'splits.csv', ('image_id', 'patient', 'label', 'split'), table)
+    looks = make_looks((read(entry).image, entry.meta['original_size']) for entry in entries)
+    save_looks(built, looks, card['fingerprint'])
+    card['audit'] = {'reasons': count_reasons(looks)}
     (built / 'card.md').write_text(card_module.markdown(card))
     card['files'] = {
         str(path.relative_to(built)): path.stat().st_size
