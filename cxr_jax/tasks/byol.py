@@ -66,14 +66,17 @@ class BYOL(Task):
     # LARS moves a weight by a thousandth of its size per step: too little for a few hundred steps.
     small: ClassVar[dict] = {
         'epochs': 20,
+        # A teacher at 0.99 hardly moves within a few hundred steps.
+        'task.momentum': 0.97,
         'task.hidden': 512,
         'task.features': 128,
         'task.augment.crop_scale': (0.2, 1.0),
         'task.augment.rotation': 10.0,
         'task.augment.blur': 0.5,
         'task.augment.blur_sigma': (0.1, 1.0),
-        'optimizer.name': 'adamw',
-        'optimizer.lr': 1e-3,
+        'task.second_solarize': 0.0,
+        'optimizer.name': 'sgd',
+        'optimizer.lr': 0.1,
         'optimizer.by_epoch': False,
         'optimizer.warmup_epochs': 1.0,
         'optimizer.warmup_ratio': 0.0,

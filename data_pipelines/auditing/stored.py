@@ -30,9 +30,11 @@ class Looks:
 
 
 def make_looks(images: Iterable[tuple[np.ndarray, tuple[int, int]]]) -> Looks:
-    """Of (image [R, R], the (H, W) that it had before padding)."""
+    """Of (image [R, R] or in colour [R, R, C], the (H, W) that it had before padding)."""
     looks, measures = [], []
     for image, original_size in images:
+        if image.ndim == 3:
+            image = image.mean(-1).round().astype(image.dtype)
         box = content_box(image)
         looks.append(look_at(image, box))
         measures.append(measure(image, box, looks[-1], original_size))
@@ -77,7 +79,7 @@ def _images(prepared: PreparedSet) -> Iterable[tuple[np.ndarray, tuple[int, int]
     for start in range(0, len(prepared.index), BLOCK):
         rows = range(start, min(start + BLOCK, len(prepared.index)))
         for record in prepared.read(rows, fields):
-            yield record['image'][..., 0], tuple(record['original_size'].tolist())
+            yield record['image'], tuple(record['original_size'].tolist())
 
 
 def _of(fingerprint: str) -> str:
