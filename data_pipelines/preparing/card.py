@@ -179,7 +179,7 @@ def markdown(card: dict) -> str:
     rows = card['composition']
     labels = [c for c in (*card['names'], *OTHER_LABELS) if _images(rows, label=c)]
     reader = '' if card['name'] == card['dataset'] else f' ({card["dataset"]})'
-    colour = ', in colour' if card['channels'] == 3 else ''
+    colour = ', in colour' if card.get('channels') == 3 else ''
     lines = [f'# {card["name"]}{reader}, {card["size"]} px, {card["bits"]} bits{colour}', '']
     lines += [f'> **Warning.** {sentence}\n' for sentence in card['warnings']]
     lines += ['## Images and patients', '']
@@ -215,13 +215,7 @@ def markdown(card: dict) -> str:
         ['region', 'mean', 'std'],
         [[k, f'{v["mean"]:.6f}', f'{v["std"]:.6f}'] for k, v in card['statistics'].items()],
     )
-    if 'audit' in card:
-        told = sentences(card['audit'], sum(card['counts'].values()))
-        copies = '' if 'pairs' in card['audit'] else (
-            ' Near copies are looked for by `python -m data_pipelines.audit`.'
-        )
-        lines += ['## Audit', '', *(f'- {line}' for line in told or ['Nothing was found.'])]
-        lines += ['', f'These are heuristics: look before you leave an image out.{copies}', '']
+    lines += _of_audit(card)
     lines += ['## Raw files', '']
     raw = card['raw_files']
     lines += _table(
@@ -233,9 +227,25 @@ def markdown(card: dict) -> str:
         lines.append(f'- {name.replace("_", " ")}: {counts}')
     lines += [f'- {note} ({n} images)' for note, n in sorted(raw['warnings'].items())]
     lines += [f'- {note}' for note in card['notes']]
-    lines.append(f'- Licence: {card["licence"]}')
+    lines.append(f'- Licence: {card.get("licence", "not on record")}')
     lines += ['', f'Fingerprint: `{card["fingerprint"]}`', '', '![examples](contact_sheet.png)']
     return '\n'.join(lines) + '\n'
+
+
+def _of_audit(card: dict) -> list[str]:
+    if 'audit' not in card:
+        return []
+    told = sentences(card['audit'], sum(card['counts'].values()))
+    copies = ' Near copies are looked for by `python -m data_pipelines.audit`.'
+    return [
+        '## Audit',
+        '',
+        *(f'- {line}' for line in told or ['Nothing was found.']),
+        '',
+        'These are heuristics: look before you leave an image out.'
+        + ('' if 'pairs' in card['audit'] else copies),
+        '',
+    ]
 
 
 def _images(rows: list[dict], **wanted: str) -> int:
