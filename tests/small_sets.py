@@ -35,7 +35,7 @@ def prepare_all(folder: Path) -> Path:
     _draw_unlabelled(raw)
     _plant(raw)
     _draw_f(raw / 'f')
-    for name, splits in (('a', 'none'), ('b', 'none'), ('c', 'drawn'), ('f', 'drawn')):
+    for name, splits in (('a', 'none'), ('b', 'none'), ('c', 'given'), ('f', 'given')):
         prepare('image_folder', raw / name, data_dir, SIZE, processes=1, name=name, splits=splits)
     return data_dir
 

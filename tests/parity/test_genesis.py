@@ -61,6 +61,7 @@ class TwoMaps:
 
     feature_width: int = WIDTHS[-1]
     network: ClassVar = SimpleNamespace(dtype=jnp.float64)
+    contract: ClassVar = SimpleNamespace(channels=1)
 
     def __call__(self, params, batch_stats, images, train=True):
         maps = two_maps(params, images)

@@ -142,7 +142,7 @@ def test_a_finished_run_is_found_whatever_changes_no_result(trained, changes, mo
     ('changes', 'told'),
     [
         ({'eval.resamples': 50}, 'eval.resamples: 100, 50'),
-        ({'stage.moco.optimizer.lr': 0.5}, 'stage.moco.optimizer.lr: 0.03, 0.5'),
+        ({'stage.moco.optimizer.lr': 0.5}, 'stage.moco.optimizer.lr: 0.1, 0.5'),
         ({'data.label_fraction': 0.2}, 'data.label_fraction: 0.1, 0.2'),
     ],
 )
