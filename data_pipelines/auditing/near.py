@@ -16,8 +16,8 @@ from data_pipelines.auditing.looks import SIDE
 
 FREQUENCIES = 13
 NEIGHBOURS = 8  # candidates of each image
-CANDIDATE = 0.4  # similarity of whitened descriptors from which a pair is looked at
-NEAR = 0.9  # agreement of details from which a pair is near; docs/audit.md says why
+CANDIDATE = 0.25  # similarity of whitened descriptors from which a pair is looked at
+NEAR = 0.89  # agreement of details from which a pair is near; docs/audit.md says why
 SHRINKAGE = 0.1  # of the covariance, in units of its mean eigenvalue; more of few images
 BLOCK = 1024  # looks compared at once
 # Gaussian widths in pixels, of looks of SIDE / 2 and of SIDE: details lie between them.
