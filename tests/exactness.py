@@ -81,7 +81,9 @@ def train(stage, mesh, folder: pathlib.Path, parent: dict | None = None) -> dict
     """
     with jax.enable_x64(True):
         parent = parent or fresh_parts(stage)
-        narrow = tiny.build_once(stage, jax.tree.map(widened, parent), mesh)
+        # Other parts are compared with fresh ones, which are wide only after `create`.
+        parent = parent | {'encoder': jax.tree.map(widened, parent['encoder'])}
+        narrow = tiny.build_once(stage, parent, mesh)
 
         def create(parts, lr):
             return jax.tree.map(widened, narrow.create(parts, lr))
