@@ -12,6 +12,7 @@ Exit codes: 0 done, 2 a mistake to correct (told on stderr), 3 with --strict: so
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from data_pipelines.auditing.findings import Findings, as_json, audit, of_one_se
 from data_pipelines.errors import UserError
 from data_pipelines.prepared.data import CARD_FILE, PreparedSet, open_prepared
 from data_pipelines.preparing import card as card_module
+from data_pipelines.preparing.publish import copy_up
+from data_pipelines.storage import units
+from data_pipelines.storage.places import local
 
 FOUND = 3
 
@@ -27,33 +31,39 @@ FOUND = 3
 def open_sets(data_dir: Path, names: Sequence[str], size: int | None) -> list[PreparedSet]:
     """The sets, of this size; without one, of the largest that all of them have, or of the
     largest of each. UserError for what is missing."""
-    sizes = {
-        name: {
-            int(card.parent.name.removesuffix('px'))
-            for card in data_dir.glob(f'{name}/[0-9]*px/{CARD_FILE}')
-        }
-        for name in names
-    }
-    if not names or len(sizes) < len(names):
+    named = all(re.fullmatch(r'[A-Za-z0-9][\w.-]*', name) for name in names)
+    if len(set(names)) < len(names) or not named:
         raise UserError(
             f'--sets must name prepared sets, each once, such as nih14,mine; not {",".join(names)}.'
         )
+    sizes = {name: _sizes(data_dir, name) for name in names}
     common = set.intersection(*sizes.values())
     chosen = {
-        name: size or max(common or sizes[name], default=256) for name in names
-    }  # fmt: skip
+        name: max(common or sizes[name], default=256) if size is None else size for name in names
+    }
     return [open_prepared(data_dir, name, chosen[name]) for name in names]
+
+
+def _sizes(data_dir: Path, name: str) -> set[int]:
+    """Of the prepared sets of this name, here or at the URL of `data_dir`."""
+    here = {card.relative_to(data_dir) for card in data_dir.glob(f'{name}/*px/{CARD_FILE}')}
+    there = units.find(data_dir, f'{name}/*px/{CARD_FILE}')
+    folders = {path.parts[-2].removesuffix('px') for path in here | there}
+    return {int(folder) for folder in folders if folder.isdecimal()}
 
 
 def note_in_card(prepared: PreparedSet, found: dict) -> None:
     """Writes what was found into card.json and card.md."""
-    card = prepared.card | {'audit': found}
-    for name, text in (
-        (CARD_FILE, json.dumps(card, indent=1)), ('card.md', card_module.markdown(card)),
-    ):  # fmt: skip
-        temporary = prepared.directory / f'.{name}.{os.getpid()}'
-        temporary.write_text(text)
-        os.replace(temporary, prepared.directory / name)
+    card, directory = prepared.card | {'audit': found}, prepared.directory
+    units.unsettle(directory)
+    for name, write in (
+        (CARD_FILE, lambda path: path.write_text(json.dumps(card, indent=1))),
+        ('card.md', lambda path: card_module.write_page(path, card)),
+    ):
+        temporary = directory / f'.{name}.{os.getpid()}'
+        write(temporary)
+        os.replace(temporary, directory / name)
+    copy_up(directory)
 
 
 def _told(findings: Findings, report: dict) -> list[str]:
@@ -68,6 +78,13 @@ def _told(findings: Findings, report: dict) -> list[str]:
     return lines
 
 
+def _write_private(path: Path, text: str) -> None:
+    """Raw names of files are for their owner alone."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, 'w') as file:
+        file.write(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -80,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--strict', action='store_true', help='exit with 3 if anything was found')
     given = parser.parse_args(argv)
     try:
-        sets = open_sets(Path(given.data_dir), given.sets.split(','), given.size)
+        sets = open_sets(local(given.data_dir), given.sets.split(','), given.size)
         findings = audit(sets)
         report = as_json(findings)
         if given.json:
             try:
-                Path(given.json).write_text(json.dumps(report, indent=1, ensure_ascii=True) + '\n')
+                _write_private(Path(given.json), json.dumps(report, indent=1) + '\n')
             except OSError as error:
                 raise UserError(
                     f'--json {given.json} cannot be written ({error.strerror}). Name a file in a '

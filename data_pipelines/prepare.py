@@ -98,7 +98,7 @@ def prepare(
         'names': list(listing.names), 'exclusive': listing.exclusive,
         'split_seed': what.seed, 'split_origin': give_splits(what, entries, quarantine),
         'quarantined': len(quarantine), 'notes': listing.notes,
-        'licence': DATASETS[dataset].LICENCE, 'options': list(what.options),
+        'licence': DATASETS[dataset].LICENCE, 'options': list(what.told_options),
     }  # fmt: skip
     publish(what, card, entries, quarantine, lambda e: ingest.load(tasks[e.item.relative].result))
     for leftover in set(what.cache.iterdir()) - {task.result for task in tasks.values()}:
@@ -114,8 +114,8 @@ def _inputs_digest(what: Preparation, listing: Listing) -> str:
     """Changes when anything changes that the prepared set depends on."""
     table = what.source / 'splits.csv'
     parts = [
-        (what.dataset, what.size, what.bits, what.seed, what.splits, what.options, listing.names,
-         listing.exclusive, listing.channels, ingest.DECODER_VERSION, CARD_FORMAT),
+        (what.dataset, what.size, what.bits, what.seed, what.splits, what.told_options,
+         listing.names, listing.exclusive, listing.channels, ingest.DECODER_VERSION, CARD_FORMAT),
         table.read_bytes() if table.is_file() else b'',
         *listing.rejected,
         *sorted(
@@ -196,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument('--processes', type=int, help='default: one per core')
     parser.add_argument(
-        '--options', nargs='*', default=(), metavar='NAME=VALUE', help='of the reader'
+        '--options', nargs='*', action='extend', default=[], metavar='NAME=VALUE',
+        help='of the reader',
     )  # fmt: skip
     parser.add_argument('--metadata', help='image_folder: csv, default <source>/metadata.csv')
     parser.add_argument(

@@ -2,8 +2,9 @@
 
 from cxr_jax.run.plan import Plan
 from data_pipelines.auditing.findings import sentences
-from data_pipelines.auditing.overlap import Overlap, overlap
+from data_pipelines.auditing.overlap import overlap
 from data_pipelines.prepared.corpus import union
+from data_pipelines.storage.places import name_of
 
 
 def audit_of(plan: Plan) -> list[str]:
@@ -17,17 +18,32 @@ def audit_of(plan: Plan) -> list[str]:
 
 
 def _copies(plan: Plan) -> list[str]:
-    found, held_out = [], 0
+    found, held_out = [], set()
     for branch, splits in zip(plan.branches, plan.data.splits, strict=True):
         if splits:
             train = union([stage.train.corpus for stage in branch.stages])
             found.append(overlap(train, splits.held_out))
-            held_out += len(splits.held_out)
-    sum_ = Overlap(sum(each.held_out for each in found), sum(each.trained for each in found))
-    if not sum_.held_out:
-        return []
-    return [
-        f'{sum_.held_out:,} of {held_out:,} validation and test images have near copies '
-        f'({sum_.trained:,}) among the images trained on: figures may be too good. python -m '
-        f'data_pipelines.audit --sets {",".join(plan.data.sets)} lists them.'
-    ]
+            for prepared, rows in splits.held_out.parts:
+                held_out |= {(prepared.name, row) for row in rows.tolist()}
+    copied, copies, unseen = (
+        frozenset().union(*(getattr(each, name) for each in found))
+        for name in ('held_out', 'trained', 'unseen')
+    )
+    any_set = next(iter(plan.data.sets.values()))
+    command = (
+        f'python -m data_pipelines.audit --data_dir {name_of(any_set.data_dir)} --sets '
+        f'{",".join(plan.data.sets)} --size {any_set.size}'
+    )
+    told = []
+    if copied:
+        told.append(
+            f'{len(copied):,} of {len(held_out):,} validation and test images have near copies '
+            f'({len(copies):,}) among the images trained on: figures may be too good. {command} '
+            '--json audit.json lists them.'
+        )
+    if unseen:
+        told.append(
+            f'Near copies were not looked for in {", ".join(sorted(unseen))}, prepared by an '
+            f'earlier version: {command}'
+        )
+    return told

@@ -29,19 +29,21 @@ def audit(sets: Sequence[PreparedSet]) -> Findings:
     """Of prepared sets of one data folder; they may differ in size and bits."""
     images = Images(tuple(sets), tuple(looks_of(each) for each in sets))
     doubts, number = {}, 0
-    for looks in images.looks:
+    for prepared, looks in zip(sets, images.looks, strict=True):
         for row in range(len(looks.measures)):
-            found = reasons.reasons(looks.of(row))
+            found = reasons.reasons(looks.of(row), prepared.dataset)
             if found:
                 doubts[number] = found
             number += 1
     return Findings(images, find_pairs(images), doubts)
 
 
-def count_reasons(looks: Looks) -> dict[str, int]:
-    """{kind: images}, without those of which there are none."""
+def count_reasons(looks: Looks, dataset: str) -> dict[str, int]:
+    """{kind: images}, without those of which there are none, of a set that a reader listed."""
     found = Counter(
-        kind for row in range(len(looks.measures)) for kind in reasons.reasons(looks.of(row))
+        kind
+        for row in range(len(looks.measures))
+        for kind in reasons.reasons(looks.of(row), dataset)
     )
     return {kind: found[kind] for kind in reasons.KINDS if found[kind]}
 
@@ -104,7 +106,7 @@ def of_one_set(findings: Findings, number: int) -> dict:
         pair.kind for pair in own if _split(images, pair.a) != _split(images, pair.b)
     )
     return {
-        'reasons': count_reasons(images.looks[number]),
+        'reasons': count_reasons(images.looks[number], images.sets[number].dataset),
         'pairs': dict(kinds),
         'across_splits': dict(across),
         'conflicts': sum(bool(pair.conflict) for pair in own),

@@ -58,17 +58,23 @@ class NearPairs:
 
 
 def near_pairs(
-    first: np.ndarray, second: np.ndarray | None = None, variants: tuple[Variant, ...] = ALL
+    first: np.ndarray,
+    second: np.ndarray | None = None,
+    variants: tuple[Variant, ...] = ALL,
+    one_way: bool = False,
 ) -> NearPairs:
     """Near copies between looks uint8 [N, S, S] and [M, S, S], or, without the second, among the
-    first (i < j). A look without any detail has no copies."""
+    first (i < j). A look without any detail has no copies.
+
+    `one_way`: only the nearest of each of the first are looked at, for few first and many second.
+    """
     other = first if second is None else second
     if not len(first) or not len(other):
         empty = np.zeros(0, np.int64)
         return NearPairs(empty, empty, np.zeros(0, np.float32))
     whiten = _Whitening(np.concatenate([first, other]) if second is not None else first)
     i, j = _candidates(first, other, whiten, variants, second is None)
-    if second is not None:
+    if second is not None and not one_way:
         back, forth = _candidates(other, first, whiten, variants, False)
         i, j = np.concatenate([i, forth]), np.concatenate([j, back])
     i, j = np.unique(np.stack([i, j]), axis=1)

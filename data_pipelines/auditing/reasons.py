@@ -16,12 +16,21 @@ KINDS = (
 )  # fmt: skip
 
 
-def reasons(m: Measures) -> dict[str, str]:
-    """{kind of KINDS: sentence with the measure}; {} of an image with nothing to say about."""
+# Readers whose images are no frontal chest radiographs: only a constant image is wrong there.
+OTHER_IMAGES = ('isic2019', 'mura', 'luna16', 'ct_slices', 'mri_slices')
+
+
+def reasons(m: Measures, dataset: str = '') -> dict[str, str]:
+    """{kind of KINDS: sentence with the measure}; {} of an image with nothing to say about.
+
+    `dataset`: the reader that listed the image.
+    """
     if m.spread < CONSTANT:
         told = f'98 % of its pixels lie within {100 * m.spread:.1f} % of the grey values'
         return {'nearly constant': f'nearly constant: {told}'}
     found = {}
+    if dataset in OTHER_IMAGES:
+        return found
     if m.frontal < INVERTED:
         found['inverted polarity'] = (
             f'inverted polarity or no chest: correlation {m.frontal:.2f} with the average frontal '

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -230,6 +231,11 @@ def markdown(card: dict) -> str:
     lines.append(f'- Licence: {card.get("licence", "not on record")}')
     lines += ['', f'Fingerprint: `{card["fingerprint"]}`', '', '![examples](contact_sheet.png)']
     return '\n'.join(lines) + '\n'
+
+
+def write_page(path: Path, card: dict) -> None:
+    """The card as a page; a name of a file in its notes may be no valid UTF-8."""
+    path.write_text(markdown(card), encoding='utf-8', errors='backslashreplace')
 
 
 def _of_audit(card: dict) -> list[str]:

