@@ -7,7 +7,7 @@ INVERTED = -0.3
 NOT_FRONTAL = 0.2
 ASYMMETRIC, UNLIKE = 0.35, 0.5
 DARK_CORNERS, DARK = 0.15, 0.17
-TEXT = 0.006
+TEXT = 0.18
 MARGIN = 0.25
 # What can be wrong with an image, in the order of the sentences.
 KINDS = (
@@ -52,7 +52,8 @@ def reasons(m: Measures, dataset: str = '') -> dict[str, str]:
         )
     if m.text > TEXT:
         found['burned-in text'] = (
-            f'burned-in text or markers: {100 * m.text:.1f} % of its area is small and white'
+            f'burned-in text or markers: thin and bright structures are {100 * m.text:.0f} % of a '
+            'part of it that is a tenth high and a quarter wide'
         )
     if m.margin > MARGIN:
         found['collimated'] = f'collimated: {100 * m.margin:.0f} % of it is empty border'
