@@ -12,13 +12,13 @@ Exit codes: 0 done, 2 a mistake to correct (told on stderr), 3 with --strict: so
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.auditing.findings import Findings, as_json, audit, of_one_set, sentences
+from data_pipelines.auditing.findings import as_json, audit, of_one_set, sentences
 from data_pipelines.errors import UserError
+from data_pipelines.files import NAME, replacing
 from data_pipelines.prepared.data import CARD_FILE, PreparedSet, open_prepared
 from data_pipelines.preparing import card as card_module
 from data_pipelines.preparing.publish import copy_up
@@ -31,8 +31,7 @@ FOUND = 3
 def open_sets(data_dir: Path, names: Sequence[str], size: int | None) -> list[PreparedSet]:
     """The sets, of this size; without one, of the largest that all of them have, or of the
     largest of each. UserError for what is missing."""
-    named = all(re.fullmatch(r'[A-Za-z0-9][\w.-]*', name) for name in names)
-    if len(set(names)) < len(names) or not named:
+    if len(set(names)) < len(names) or not all(map(NAME.fullmatch, names)):
         raise UserError(
             f'--sets must name prepared sets, each once, such as nih14,mine; not {",".join(names)}.'
         )
@@ -56,24 +55,21 @@ def note_in_card(prepared: PreparedSet, found: dict) -> None:
     """Writes what was found into card.json and card.md."""
     card, directory = prepared.card | {'audit': found}, prepared.directory
     units.unsettle(directory)
-    for name, write in (
-        (CARD_FILE, lambda path: path.write_text(json.dumps(card, indent=1))),
-        ('card.md', lambda path: card_module.write_page(path, card)),
-    ):
-        temporary = directory / f'.{name}.{os.getpid()}'
-        write(temporary)
-        os.replace(temporary, directory / name)
+    with replacing(directory / CARD_FILE) as new:
+        new.write_text(json.dumps(card, indent=1))
+    with replacing(directory / 'card.md') as new:
+        card_module.write_page(new, card)
     copy_up(directory)
 
 
-def _told(findings: Findings, report: dict) -> list[str]:
+def _told(report: dict, of_sets: Sequence[tuple[PreparedSet, dict]]) -> list[str]:
     lines = []
     for row in report['summary']:
         a, b = (f'{row[k]["set"]} {row[k]["split"]}' for k in 'ab')
         conflicts = f', {row["conflicts"]} with other labels' if row['conflicts'] else ''
         lines.append(f'{row["kind"]:8} {row["pairs"]:>7}  {a} - {b}{conflicts}')
-    for number, prepared in enumerate(findings.images.sets):
-        told = sentences(of_one_set(findings, number), len(prepared.index))
+    for prepared, found in of_sets:
+        told = sentences(found, len(prepared.index))
         lines += [f'{prepared.name}: {sentence}' for sentence in told or ['nothing was found.']]
     return lines
 
@@ -108,13 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f'--json {given.json} cannot be written ({error.strerror}). Name a file in a '
                     'folder that exists and can be written to.'
                 ) from None
-        for number, prepared in enumerate(sets):
+        of_sets = [(prepared, of_one_set(findings, k)) for k, prepared in enumerate(sets)]
+        for prepared, found in of_sets:
             if os.access(prepared.directory, os.W_OK):
-                note_in_card(prepared, of_one_set(findings, number))
+                note_in_card(prepared, found)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print('\n'.join(_told(findings, report)))
+    print('\n'.join(_told(report, of_sets)))
     return FOUND if given.strict and findings else 0
 
 

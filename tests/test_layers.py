@@ -15,8 +15,8 @@ LAYERS = (
     'store', 'runtime', 'views', 'models', 'tasks', 'evaluation', 'train', 'report', 'run', 'study',
 )  # fmt: skip
 DATA_LAYERS = (
-    'errors', 'progress', 'storage', 'raw', 'datasets', 'prepared', 'auditing', 'preparing',
-    'synthetic', 'prepare', 'audit',
+    'errors', 'files', 'progress', 'storage', 'raw', 'datasets', 'prepared', 'auditing',
+    'preparing', 'synthetic', 'prepare', 'audit',
 )  # fmt: skip
 PROGRAMS = ('main', 'segment', 'checkpoint')  # on top; nothing imports them
 OTHER_FRAMEWORKS = ('tensorflow', 'torch', 'torchvision')

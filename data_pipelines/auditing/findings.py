@@ -1,16 +1,15 @@
 """What an audit found: the dict of its json, counts, and sentences for cards and reports."""
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from data_pipelines.auditing import reasons
 from data_pipelines.auditing.pairs import EXACT, NEAR, PATIENT, STUDY, Images, Pair, find_pairs
 from data_pipelines.auditing.stored import Looks, looks_of
 from data_pipelines.prepared.data import PreparedSet
 from data_pipelines.prepared.key_file import read_key_file
-
-HELD_OUT = ('validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,23 +27,21 @@ class Findings:
 def audit(sets: Sequence[PreparedSet]) -> Findings:
     """Of prepared sets of one data folder; they may differ in size and bits."""
     images = Images(tuple(sets), tuple(looks_of(each) for each in sets))
-    doubts, number = {}, 0
-    for prepared, looks in zip(sets, images.looks, strict=True):
-        for row in range(len(looks.measures)):
-            found = reasons.reasons(looks.of(row), prepared.dataset)
-            if found:
-                doubts[number] = found
-            number += 1
-    return Findings(images, find_pairs(images), doubts)
-
-
-def count_reasons(looks: Looks, dataset: str) -> dict[str, int]:
-    """{kind: images}, without those of which there are none, of a set that a reader listed."""
-    found = Counter(
-        kind
-        for row in range(len(looks.measures))
-        for kind in reasons.reasons(looks.of(row), dataset)
+    found = itertools.chain.from_iterable(
+        doubts(looks, prepared.dataset) for prepared, looks in zip(sets, images.looks, strict=True)
     )
+    numbered = {number: told for number, told in enumerate(found) if told}
+    return Findings(images, find_pairs(images), numbered)
+
+
+def doubts(looks: Looks, dataset: str) -> Iterator[dict[str, str]]:
+    """{kind: sentence} of each image of a set that the reader `dataset` listed, often {}."""
+    return (reasons.reasons(looks.of(row), dataset) for row in range(len(looks.measures)))
+
+
+def count_reasons(doubted: Iterable[dict[str, str]]) -> dict[str, int]:
+    """{kind: images} of what `doubts` tells, without those of which there are none."""
+    found = Counter(itertools.chain.from_iterable(doubted))
     return {kind: found[kind] for kind in reasons.KINDS if found[kind]}
 
 
@@ -106,7 +103,9 @@ def of_one_set(findings: Findings, number: int) -> dict:
         pair.kind for pair in own if _split(images, pair.a) != _split(images, pair.b)
     )
     return {
-        'reasons': count_reasons(images.looks[number], images.sets[number].dataset),
+        'reasons': count_reasons(
+            told for k, told in findings.reasons.items() if images.place(k)[0] == number
+        ),
         'pairs': dict(kinds),
         'across_splits': dict(across),
         'conflicts': sum(bool(pair.conflict) for pair in own),

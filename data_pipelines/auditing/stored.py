@@ -1,7 +1,7 @@
 """Looks and measures of a prepared set, kept beside its index: what audits need of its pixels."""
 
+import itertools
 import os
-import uuid
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.auditing.looks import SIDE, content_box, look_at
+from data_pipelines.auditing.looks import content_box, look_at
 from data_pipelines.auditing.measures import Measures, measure
+from data_pipelines.files import replacing
 from data_pipelines.prepared.data import PreparedSet
 
 LOOKS_FILE = 'looks.npz'
@@ -29,28 +30,28 @@ class Looks:
         return Measures(*self.measures[row].tolist())
 
 
-def make_looks(images: Iterable[tuple[np.ndarray, tuple[int, int]]]) -> Looks:
-    """Of (image [R, R] or in colour [R, R, C], the (H, W) that it had before padding)."""
-    looks, measures = [], []
-    for image, original_size in images:
-        if image.ndim == 3:
-            image = image.mean(-1).round().astype(image.dtype)
-        box = content_box(image)
-        looks.append(look_at(image, box))
-        measures.append(measure(image, box, looks[-1], original_size))
-    shape = (-1, SIDE, SIDE), (-1, len(Measures._fields))
-    return Looks(
-        np.array(looks, np.uint8).reshape(shape[0]),
-        np.array(measures, np.float32).reshape(shape[1]),
-    )
+def look_closely(image: np.ndarray, original_size: tuple[int, int]) -> tuple[np.ndarray, Measures]:
+    """The look and the measures of an image [R, R], or in colour [R, R, C].
+
+    `original_size`: the (H, W) that it had before padding.
+    """
+    if image.ndim == 3:
+        image = image.mean(-1).round().astype(image.dtype)
+    box = content_box(image)
+    look = look_at(image, box)
+    return look, measure(image, box, look, original_size)
+
+
+def stacked(seen: Iterable[tuple[np.ndarray, Measures]]) -> Looks:
+    """What look_closely gives of all images of a set, in their order."""
+    looks, measures = zip(*seen, strict=True)
+    return Looks(np.array(looks, np.uint8), np.array(measures, np.float32))
 
 
 def save_looks(folder: Path, looks: Looks, fingerprint: str) -> None:
     """Writes LOOKS_FILE of the prepared set in `folder`."""
-    temporary = folder / f'.{uuid.uuid4().hex}.tmp'
-    with temporary.open('wb') as file:
+    with replacing(folder / LOOKS_FILE) as new, new.open('wb') as file:
         np.savez(file, looks=looks.looks, measures=looks.measures, of=_of(fingerprint))
-    os.replace(temporary, folder / LOOKS_FILE)
 
 
 def stored_looks(prepared: PreparedSet) -> Looks | None:
@@ -68,7 +69,7 @@ def looks_of(prepared: PreparedSet) -> Looks:
     """Those stored, or else of the set's records, which are then stored where that is allowed."""
     found = stored_looks(prepared)
     if found is None:
-        found = make_looks(_images(prepared))
+        found = stacked(itertools.starmap(look_closely, _images(prepared)))
         if os.access(prepared.directory, os.W_OK):
             save_looks(prepared.directory, found, prepared.card['fingerprint'])
     return found

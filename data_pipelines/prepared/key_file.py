@@ -6,10 +6,10 @@ A set without it can be used all the same.
 """
 
 import csv
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
+
+from data_pipelines.files import replacing
 
 FOLDER = '.keys'
 HEADER = ('image_id', 'file')
@@ -24,12 +24,10 @@ def write_key_file(directory: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Writes (image id, path below the source folder) of a set, mode 0600."""
     path = key_file(directory)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = path.with_suffix(f'.{uuid.uuid4().hex}.tmp')
-    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     # Names of files may be no valid UTF-8.
-    with os.fdopen(descriptor, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+    text = {'newline': '', 'encoding': 'utf-8', 'errors': 'surrogateescape'}
+    with replacing(path, 0o600) as new, new.open('w', **text) as file:
         csv.writer(file).writerows([HEADER, *rows])
-    os.replace(temporary, path)
 
 
 def read_key_file(directory: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import json
 import os
-import re
 import shutil
 import textwrap
 from collections import Counter
@@ -20,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import NAME
 from data_pipelines.prepared import mask_store
 from data_pipelines.prepared.corpus import Corpus
 from data_pipelines.prepared.data import SPLITS, PreparedSet
@@ -55,7 +55,7 @@ def write_masks(
     `masks`: of every image of the prepared set in stored order, [R, R], > 0 = lung; `origin`: what
     made them. UserError for a name that is no file name, and if no mask is accepted.
     """
-    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+    if not NAME.fullmatch(name):
         raise UserError(f'{name!r} cannot name lung masks; use letters, digits, _ and -.')
     if prepared.masks is not None:
         raise ValueError('masks are made for a whole prepared set')

@@ -11,7 +11,6 @@ import contextlib
 import mmap
 import os
 import struct
-import uuid
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tensorflow_datasets.proto import tf_feature_pb2
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
 
 PLACES_FILE = 'places.npz'
 BLOCK, BLOCK_HEAD = 2**16, 24
@@ -122,12 +122,8 @@ def _kept(path: Path, of: str) -> np.ndarray | None:
 
 def _keep(path: Path, of: str, places: np.ndarray) -> None:
     """Complete or not at all, and whichever process comes last: all write the same."""
-    temporary = path.with_name(f'.{uuid.uuid4().hex}.npz')
-    try:
-        np.savez(temporary, of=of, places=places)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as new, new.open('wb') as file:
+        np.savez(file, of=of, places=places)
 
 
 def _find(file, image_bytes: int) -> np.ndarray:

@@ -11,11 +11,11 @@ data folder at a URL its hash is kept there, and a machine with another salt is 
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
 from data_pipelines.storage import places, units
 
 SALT_FILE = '.salt'
@@ -38,11 +38,8 @@ def read_or_create_salt(data_dir: Path) -> bytes:
     path = data_dir / SALT_FILE
     data_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        temporary = path.with_name(f'{SALT_FILE}.{os.getpid()}')
-        descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, 'w') as file:
-            file.write(secrets.token_hex(32))
-        os.replace(temporary, path)  # a killed run leaves no half salt
+        with replacing(path, 0o600) as new:  # a killed run leaves no half salt
+            new.write_text(secrets.token_hex(32))
     salt = bytes.fromhex(path.read_text())
     if not units.agree(data_dir / f'{SALT_FILE}.sha256', hashlib.sha256(salt).hexdigest()):
         raise UserError(

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import stat
-import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.datasets.base import Item
+from data_pipelines.files import replacing
 from data_pipelines.prepared.statistics import pixel_sums
 from data_pipelines.preparing.identity import digest
 from data_pipelines.raw.dicom import (
@@ -113,11 +113,8 @@ def prepare_file(task: FileTask) -> str:
     if ingested.lung_mask is not None:
         arrays['lung_mask'] = np.packbits(ingested.lung_mask)
     arrays['meta'] = np.frombuffer(json.dumps(ingested.meta).encode(), np.uint8)
-    # Not the process's number: another machine's may be the same.
-    temporary = task.result.with_suffix(f'.{uuid.uuid4().hex}.tmp')
-    with temporary.open('wb') as file:
+    with replacing(task.result) as new, new.open('wb') as file:
         np.savez(file, **arrays)
-    os.replace(temporary, task.result)
     return ''
 
 

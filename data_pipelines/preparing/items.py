@@ -14,6 +14,7 @@ from pathlib import Path
 from data_pipelines.datasets import DATASETS, read_options
 from data_pipelines.datasets.base import Listing
 from data_pipelines.errors import UserError
+from data_pipelines.files import NAME
 from data_pipelines.preparing import ingest
 from data_pipelines.preparing.workers import Died, map_isolated
 from data_pipelines.progress import with_progress
@@ -42,7 +43,7 @@ class Preparation:
         if self.dataset not in DATASETS:
             raise UserError(f'Unknown data set {self.dataset!r}; known are {", ".join(DATASETS)}.')
         name, source = self.name or self.dataset, self.source
-        if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+        if not NAME.fullmatch(name):
             raise UserError(f'{name!r} cannot name a prepared set; use letters, digits, _ and -.')
         if self.bits not in (8, 16) or self.size < 8:
             raise UserError(

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from data_pipelines.auditing.findings import count_reasons
-from data_pipelines.auditing.stored import make_looks, save_looks
+from data_pipelines.auditing.findings import count_reasons, doubts
+from data_pipelines.auditing.stored import look_closely, save_looks, stacked
 from data_pipelines.prepared import mask_store
 from data_pipelines.prepared.data import CARD_FILE
 from data_pipelines.prepared.index import INDEX_FILE
@@ -65,9 +65,14 @@ def publish(
     card['warnings'] = card_module.warnings(card)
     incomplete = what.directory.with_name(f'.{what.size}px.incomplete')
     shutil.rmtree(incomplete, ignore_errors=True)
-    built = write_records(
-        incomplete, card, entries, lambda entry: make_record(entry, read(entry), salt)
-    )
+    seen = {}
+
+    def record(entry: Entry) -> dict:
+        ingested = read(entry)
+        seen[entry.image] = look_closely(ingested.image, entry.meta['original_size'])
+        return make_record(entry, ingested, salt)
+
+    built = write_records(incomplete, card, entries, record)
     index = make_index(entries, len(names), salt)
     index.save(built / INDEX_FILE)
     contact_sheet.draw(_examples(entries, names, read), built / SHEET_FILE)
@@ -75,9 +80,9 @@ def publish(
     shown = ['|'.join(card_module.shown_by(entry, names)) for entry in entries]
     table = zip(index.image_id, index.patient, shown, index.split, strict=True)
     _write_csv(built / 'splits.csv', ('image_id', 'patient', 'label', 'split'), table)
-    looks = make_looks((read(entry).image, entry.meta['original_size']) for entry in entries)
+    looks = stacked(seen[entry.image] for entry in entries)
     save_looks(built, looks, card['fingerprint'])
-    card['audit'] = {'reasons': count_reasons(looks, card['dataset'])}
+    card['audit'] = {'reasons': count_reasons(doubts(looks, card['dataset']))}
     card_module.write_page(built / 'card.md', card)
     card['files'] = {
         str(path.relative_to(built)): path.stat().st_size
